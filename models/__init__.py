@@ -1,0 +1,1 @@
+"""Models, processors, losses and metrics in pure PyTorch: no Ray, no HTTP, no files fetched."""

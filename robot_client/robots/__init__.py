@@ -1,0 +1,1 @@
+"""Robots behind the four methods of `robot_client.robot.Robot`."""
