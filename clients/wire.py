@@ -225,3 +225,13 @@ _TEXT_LENGTH = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _BIN_LENGTH = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 _LIST_LENGTH = {0xDC: 2, 0xDD: 4}
 _MAP_LENGTH = {0xDE: 2, 0xDF: 4}
+
+
+def with_entry(packed_map: bytes, key: str, value: Any) -> bytes:
+    """Return an encoded map of fewer than 15 entries with one entry more, without encoding the rest again.
+
+    So a reply can carry the time that its own encoding took.
+    """
+    if not 0x80 <= packed_map[0] < 0x8F:
+        raise ValueError("with_entry: needs an encoded map of fewer than 15 entries")
+    return bytes([packed_map[0] + 1]) + packed_map[1:] + encode(key) + encode(value)

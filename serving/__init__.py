@@ -1,0 +1,1 @@
+"""Ray Serve deployments: everything that runs on the cluster."""

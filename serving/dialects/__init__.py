@@ -1,0 +1,1 @@
+"""Wire dialects: one file each; adding one never edits another."""

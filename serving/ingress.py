@@ -1,0 +1,333 @@
+"""The ingress that every deployment reuses: a bare ASGI application with auth, limits, typed errors, health and sessions.
+
+It is an ASGI callable rather than a web framework's, since it stands on the path of every observation: routing is one
+dictionary look-up. A service brings its HTTP routes and its websocket dialects; the ingress does the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from clients.errors import RoboserveError
+from clients.wire import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+
+    from serving.auth import KeyRing, Principal
+    from serving.config import LimitSettings
+    from serving.metrics import ServiceMetrics
+
+    Scope = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+    Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+logger = logging.getLogger("ray.serve")
+MSGPACK = "application/msgpack"
+FAMILIES = ("policy", "reward", "preference", "path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpRequest:
+    """One HTTP request whose caller is known and whose body is within the limit."""
+
+    principal: Principal
+    body: bytes
+    headers: Mapping[bytes, bytes]
+    received: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpReply:
+    """One HTTP reply."""
+
+    body: bytes
+    content_type: str = MSGPACK
+    status: int = 200
+
+
+class Dialect(Protocol):
+    """A way to speak over a websocket: serves one session from its accepted connection to its end."""
+
+    async def serve(self, session: WebsocketSession) -> None:
+        """Speak until the peer leaves."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """An HTTP route of a service. `access`: "public", "member" (may use the model) or "operator"."""
+
+    handler: Callable[[HttpRequest], Awaitable[HttpReply]]
+    access: str = "member"
+
+
+class Service(Protocol):
+    """What the ingress needs of a served model."""
+
+    family: str
+    name: str
+    routes: Mapping[tuple[str, str], Route]
+    """(method, path below the service) to route."""
+    dialects: Mapping[str | None, Dialect]
+    """Websocket subprotocol to dialect; None: for clients that ask for no subprotocol."""
+
+
+class PeerGoneError(Exception):
+    """The peer closed the connection."""
+
+
+@dataclass(kw_only=True)
+class WebsocketSession:
+    """One accepted websocket connection."""
+
+    id: str
+    principal: Principal
+    limits: LimitSettings
+    metrics: ServiceMetrics
+    receive_event: Receive
+    send_event: Send
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def receive(self) -> bytes:
+        """Return the next binary message.
+
+        Raises:
+            PeerGoneError: the peer left.
+            RoboserveError: `timeout` after the idle limit, `too_large`, or `malformed` for a text frame.
+        """
+        try:
+            async with asyncio.timeout(self.limits.idle_timeout_s):
+                event = await self.receive_event()
+        except TimeoutError:
+            text = f"session: nothing arrived for {self.limits.idle_timeout_s:g} s"
+            raise RoboserveError("timeout", text) from None
+        if event["type"] == "websocket.disconnect":
+            raise PeerGoneError
+        data = event.get("bytes")
+        if data is None:
+            raise RoboserveError("malformed", "message: must be a binary frame")
+        if len(data) > self.limits.message_bytes:
+            raise RoboserveError("too_large", f"message: {len(data)} bytes, limit {self.limits.message_bytes}")
+        return bytes(data)
+
+    async def send(self, data: bytes) -> None:
+        """Send one binary message; sends of one session do not overlap."""
+        async with self.lock:
+            await self._emit({"type": "websocket.send", "bytes": data})
+
+    async def send_text(self, text: str) -> None:
+        """Send one text message."""
+        async with self.lock:
+            await self._emit({"type": "websocket.send", "text": text})
+
+    async def close(self, code: int, reason: str = "") -> None:
+        """Close the connection; a reason is cut to the 120 bytes that a close frame holds."""
+        cut = reason.encode()[:120].decode(errors="ignore")
+        await self._emit({"type": "websocket.close", "code": code, "reason": cut})
+
+    async def _emit(self, event: MutableMapping[str, Any]) -> None:
+        try:
+            await self.send_event(event)
+        except (OSError, RuntimeError) as error:  # the server's way to say that the peer has left
+            raise PeerGoneError from error
+
+
+class Ingress:
+    """The ASGI application of one served model.
+
+    Args:
+        service: the model's routes and dialects.
+        limits: caps on what one peer may ask for.
+        keys: who may call.
+        metrics: where requests and sessions are counted.
+    """
+
+    def __init__(self, service: Service, *, limits: LimitSettings, keys: KeyRing, metrics: ServiceMetrics) -> None:
+        self._service = service
+        self._limits = limits
+        self._keys = keys
+        self._metrics = metrics
+        self._sessions = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request or one websocket connection."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        received = time.perf_counter()
+        headers = dict(scope["headers"])
+        try:
+            route = self._route(scope)
+            principal = self._admit(scope, headers, access=route.access)
+            body = await self._body(headers, receive)
+            request = HttpRequest(principal=principal, body=body, headers=headers, received=received)
+            reply = await route.handler(request)
+        except PeerGoneError:
+            return
+        except RoboserveError as error:
+            log_error(error, service=self._service.name, transport="http")
+            reply = _error_reply(error, headers)
+        except Exception:
+            logger.exception("request failed", extra={"model": self._service.name})
+            reply = _error_reply(RoboserveError("internal", "the server failed on this request"), headers)
+        await _send_reply(send, reply)
+
+    def _path(self, scope: Scope) -> str:
+        """Return the path below the service, with a leading slash.
+
+        Raises:
+            RoboserveError: `not_found` when the path names another model.
+        """
+        path = str(scope["path"])[len(scope.get("root_path", "")) :].rstrip("/")
+        own = f"/{self._service.family}/{self._service.name}"
+        if path == own or path.startswith(own + "/"):
+            return path[len(own) :] or "/"
+        family, _, rest = path.lstrip("/").partition("/")
+        if family in FAMILIES and rest:
+            model = rest.partition("/")[0]
+            raise RoboserveError("not_found", f"{family}: no model named {model[:64]!r} is served here")
+        return path or "/"
+
+    def _route(self, scope: Scope) -> Route:
+        path, method = self._path(scope), str(scope["method"])
+        route = self._service.routes.get((method, path))
+        if route is None:
+            raise RoboserveError("not_found", f"route: no {method} {path[:128]}")
+        return route
+
+    def _admit(self, scope: Scope, headers: Mapping[bytes, bytes], *, access: str) -> Principal | Any:
+        if access == "public":
+            return None
+        client = scope.get("client")
+        principal = self._keys.identify(headers, client[0] if client else None)
+        if access == "operator" and not principal.operates:
+            raise RoboserveError("forbidden", f"key {principal.id!r}: this route needs an admin key")
+        if access == "member" and not principal.allows(self._service.family, self._service.name):
+            target = f"{self._service.family}/{self._service.name}"
+            raise RoboserveError("forbidden", f"key {principal.id!r}: its scope does not cover {target}")
+        return principal
+
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+        limit = self._limits.message_bytes
+        declared = headers.get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > limit:
+            raise RoboserveError("too_large", f"body: {declared.decode('latin-1')[:20]} bytes, limit {limit}")
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._limits.body_timeout_s):
+                while True:
+                    event = await receive()
+                    if event["type"] == "http.disconnect":
+                        raise PeerGoneError
+                    parts.append(event.get("body", b""))
+                    size += len(parts[-1])
+                    if size > limit:
+                        raise RoboserveError("too_large", f"body: over {limit} bytes")
+                    if not event.get("more_body"):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise RoboserveError("timeout", f"body: not complete after {self._limits.body_timeout_s:g} s") from None
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        try:
+            self._path(scope)
+            principal = self._admit(scope, headers, access="member")
+            subprotocol, dialect = self._dialect(scope)
+            if self._sessions >= self._limits.sessions:
+                raise RoboserveError("overloaded", f"sessions: {self._sessions} open, limit {self._limits.sessions}")
+        except RoboserveError as error:
+            log_error(error, service=self._service.name, transport="websocket")
+            await _refuse_handshake(scope, send, error)
+            return
+        await receive()
+        await send({"type": "websocket.accept", "subprotocol": subprotocol})
+        session = WebsocketSession(
+            id=secrets.token_hex(8),
+            principal=principal,
+            limits=self._limits,
+            metrics=self._metrics,
+            receive_event=receive,
+            send_event=send,
+        )
+        await self._converse(session, dialect)
+
+    def _dialect(self, scope: Scope) -> tuple[str | None, Dialect]:
+        offered = list(scope.get("subprotocols") or [])
+        for name in offered:
+            if name in self._service.dialects:
+                return name, self._service.dialects[name]
+        if offered:
+            known = ", ".join(name for name in self._service.dialects if name)
+            raise RoboserveError("not_found", f"subprotocol: none of {', '.join(offered)[:128]} is spoken; known are {known}")
+        return None, self._service.dialects[None]
+
+    async def _converse(self, session: WebsocketSession, dialect: Dialect) -> None:
+        self._sessions += 1
+        self._metrics.sessions.set(self._sessions)
+        extra = {"model": self._service.name, "session": session.id, "principal": session.principal.id}
+        logger.info("session opened", extra=extra)
+        try:
+            await dialect.serve(session)
+        except PeerGoneError:
+            pass
+        except Exception:
+            logger.exception("session failed", extra=extra)
+            await _quietly(session.close(1011, "the server failed"))
+        finally:
+            self._sessions -= 1
+            self._metrics.sessions.set(self._sessions)
+            logger.info("session closed", extra=extra)
+
+
+async def _quietly(closing: Awaitable[None]) -> None:
+    """Close a session whose peer may have left already."""
+    try:
+        await closing
+    except PeerGoneError:
+        return
+
+
+def log_error(error: RoboserveError, *, service: str, transport: str) -> None:
+    """Write one line for an error; a fault of ours or of a model with its cause, a client's without."""
+    extra = {"code": error.code, "request": error.request_id, "model": service, "transport": transport}
+    if error.kind.http == 500:  # noqa: PLR2004  an HTTP status
+        logger.error("%s", error, extra=extra, exc_info=error.__cause__)
+    else:
+        logger.info("%s", error, extra=extra)
+
+
+def _error_reply(error: RoboserveError, headers: Mapping[bytes, bytes]) -> HttpReply:
+    if MSGPACK.encode() in headers.get(b"content-type", b"") or MSGPACK.encode() in headers.get(b"accept", b""):
+        return HttpReply(status=error.kind.http, body=encode(error.to_map()))
+    return HttpReply(status=error.kind.http, body=json.dumps(error.to_map()).encode(), content_type="application/json")
+
+
+async def _send_reply(send: Send, reply: HttpReply) -> None:
+    headers = [(b"content-type", reply.content_type.encode()), (b"content-length", str(len(reply.body)).encode())]
+    if reply.status == 429:  # noqa: PLR2004  an HTTP status
+        headers.append((b"retry-after", b"1"))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _refuse_handshake(scope: Scope, send: Send, error: RoboserveError) -> None:
+    """Answer the upgrade with an HTTP error whose JSON body is the typed error."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": error.kind.websocket, "reason": str(error)[:120]})
+        return
+    body = json.dumps(error.to_map()).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "websocket.http.response.start", "status": error.kind.http, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
