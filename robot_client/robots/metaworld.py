@@ -1,0 +1,164 @@
+"""A simulated Sawyer arm in one MetaWorld v3 task, as a robot.
+
+Needs the extra `sim` (metaworld, mujoco). Frames are rendered without shadows, reflections and multisampling, which
+costs a tenth of MuJoCo's default look; a run on a machine without a display uses EGL unless MUJOCO_GL says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Optional, Tuple
+
+import numpy as np
+
+from clients.contract import RobotInterface, Vector
+from clients.errors import RoboserveError
+from robot_client.robot import RobotObservation
+from robot_client.robots.metaworld_tasks import MetaWorldTask, find_task
+
+Array = np.ndarray[Any, Any]
+
+CAMERA = "front"
+CONTROL_HZ = 20.0
+MAX_STEPS = 200
+_LOOK_AT, _DISTANCE, _AZIMUTH, _ELEVATION = (-0.03, 0.68, 0.12), 1.03, 135.0, -40.0
+
+INTERFACE = RobotInterface(
+    cameras=(CAMERA,),
+    state=Vector(
+        names=("hand_x", "hand_y", "hand_z", "gripper_opening"),
+        units=("m", "m", "m", "fraction"),
+        kinds=("absolute", "absolute", "absolute", "absolute"),
+        low=(-0.525, 0.348, -0.0525, 0.0),
+        high=(0.525, 1.025, 0.7, 1.0),
+    ),
+    action=Vector(
+        names=("delta_x", "delta_y", "delta_z", "gripper"),
+        units=("cm", "cm", "cm", "effort"),
+        kinds=("delta", "delta", "delta", "absolute"),
+        low=(-1.0, -1.0, -1.0, -1.0),
+        high=(1.0, 1.0, 1.0, 1.0),
+    ),
+    control_hz=CONTROL_HZ,
+)
+"""Action: how far the hand's target moves in one step (1 is the simulator's largest step, 1 cm), and the gripper's
+effort, -1 (open) to 1 (closed)."""
+
+
+class MetaWorldRobot:
+    """One task of MetaWorld v3; a seed draws the scene (object and goal positions), and the same seed the same scene.
+
+    One `act` is one simulator step whatever the wall clock does, so that an episode does not depend on the machine.
+
+    Args:
+        task: a name of `metaworld_tasks.TASKS`.
+        image_size: (height, width) of the camera image in pixels.
+        max_steps: steps after which the episode ends without success.
+
+    Raises:
+        RoboserveError: `not_found` for an unknown task, `invalid_request` for a size or limit below 1, `unavailable`
+            where the simulator is not installed.
+    """
+
+    interface: RobotInterface = INTERFACE
+
+    def __init__(self, task: str, *, image_size: Tuple[int, int] = (224, 224), max_steps: int = MAX_STEPS) -> None:
+        if max_steps < 1 or min(image_size) < 1:
+            raise RoboserveError("invalid_request", f"max_steps {max_steps} and image_size {image_size} must be 1 or more")
+        self.task: MetaWorldTask = find_task(task)
+        self._max_steps = max_steps
+        self._env = _make_environment(self.task)
+        self._renderer, self._camera = _make_renderer(self._env, image_size)
+        self._scene: Optional[Array] = None
+        self._steps = 0
+        self._success = False
+
+    @property
+    def instruction(self) -> str:
+        """The canonical wording of the task."""
+        return self.task.instruction
+
+    @property
+    def privileged_observation(self) -> Array:
+        """The simulator's own observation, float64 (39,), with object and goal positions: for scripted experts only."""
+        return self._require_scene().copy()
+
+    def reset(self, seed: Optional[int] = None) -> None:
+        """Draw the scene from `seed` (None: from fresh entropy) and put the hand at its start."""
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        self._env.seed(int(seed))
+        self._scene = self._env.reset()[0]
+        self._steps, self._success = 0, False
+
+    def observe(self) -> RobotObservation:
+        """Render the camera and read hand position (m) and gripper opening (0 closed to 1 open)."""
+        state = np.asarray(self._require_scene()[:4], dtype=np.float32)
+        return RobotObservation(images={CAMERA: self._render()}, state=state)
+
+    def act(self, action: Array) -> None:
+        """Play one action, float32 (4,); values beyond [-1, 1] are cut to it.
+
+        Raises:
+            RoboserveError: `invalid_request` before the first reset or for another shape or a value that is not finite.
+        """
+        self._require_scene()
+        action = np.asarray(action, dtype=np.float32)
+        if action.shape != (4,) or not np.isfinite(action).all():
+            raise RoboserveError("invalid_request", f"action: shape {action.shape}, needs 4 finite values")
+        self._scene, _, _, _, info = self._env.step(np.clip(action, -1.0, 1.0))
+        self._steps += 1
+        self._success = self._success or float(info["success"]) > 0.0
+
+    def finished(self) -> Optional[bool]:
+        """Return True once the task was solved, False when the steps ran out, None before."""
+        if self._success:
+            return True
+        return False if self._steps >= self._max_steps else None
+
+    def close(self) -> None:
+        """Release the renderer and the simulator; the robot cannot be used after it."""
+        self._renderer.close()
+        self._env.close()
+
+    def _require_scene(self) -> Array:
+        if self._scene is None:
+            raise RoboserveError("invalid_request", "robot: reset must come before the first observation or action")
+        return self._scene
+
+    def _render(self) -> Array:
+        import mujoco
+
+        self._renderer.update_scene(self._env.data, self._camera)
+        flags = self._renderer.scene.flags
+        flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        return np.array(self._renderer.render(), dtype=np.uint8)
+
+
+def _make_environment(task: MetaWorldTask) -> Any:
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        from metaworld import ALL_V3_ENVIRONMENTS
+    except ImportError as error:
+        raise RoboserveError("unavailable", "robot: MetaWorld is not installed; install the extra `sim`") from error
+    env = ALL_V3_ENVIRONMENTS[task.environment]()
+    env._freeze_rand_vec = False
+    env.seeded_rand_vec = True
+    env._set_task_called = True
+    env._partially_observable = False
+    # the space that observations are clipped to was cached while the goal was hidden, and would clip the goal to zero
+    env.__dict__.pop("sawyer_observation_space", None)
+    env.max_path_length = 1_000_000
+    return env
+
+
+def _make_renderer(env: Any, image_size: Tuple[int, int]) -> Tuple[Any, Any]:
+    import mujoco
+
+    env.model.vis.quality.offsamples = 0  # read when the renderer makes its frame buffer
+    camera = mujoco.MjvCamera()
+    camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+    camera.lookat[:] = _LOOK_AT
+    camera.distance, camera.azimuth, camera.elevation = _DISTANCE, _AZIMUTH, _ELEVATION
+    return mujoco.Renderer(env.model, height=image_size[0], width=image_size[1]), camera
