@@ -354,8 +354,11 @@ class PolicyService:
 
 
 def build(args: PolicyArgs) -> serve.Application:
-    """Build the application: the `import_path` of a configuration file."""
-    return PolicyService.bind(args)
+    """Build the application: the `import_path` of a configuration file.
+
+    Ray Serve hands over a plain map, for it reads annotations that are evaluated and ours are not.
+    """
+    return PolicyService.bind(PolicyArgs.model_validate(args))
 
 
 def _keys(args: PolicyArgs) -> KeyRing:

@@ -1,0 +1,168 @@
+"""The platform on one machine: Ray, HAProxy and the applications of one configuration, owned by one process.
+
+The same file goes to a cluster with `serve deploy`. Here everything belongs to the process that called `start`, binds to
+loopback unless the configuration says otherwise, and ends with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from serving.config import PlatformConfig
+
+_OBJECT_STORE_BYTES = 150 * 1024 * 1024
+_LOGICAL_CPUS = 8
+HAPROXY_MAXCONN = 2048
+"""Connections of the local HAProxy, which wants about twice as many file descriptors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningPlatform:
+    """A platform that answers."""
+
+    url: str
+    applications: tuple[str, ...]
+
+    @property
+    def websocket_url(self) -> str:
+        """Where robots connect."""
+        return "ws" + self.url.removeprefix("http")
+
+
+def serve_environment(runtime_dir: Path) -> dict[str, str]:
+    """Return the environment that Ray Serve must see before Ray is imported.
+
+    HAProxy takes Python's place in front (a tenth of the latency); user code runs on the replica's own loop, since ours
+    never blocks it; draining replicas say good-bye within seconds, for robots reconnect at once.
+    """
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(runtime_dir / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(runtime_dir / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(runtime_dir / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(runtime_dir),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(runtime_dir / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(HAPROXY_MAXCONN),
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def platform(config: PlatformConfig, *, report: Callable[[str], None], timeout_s: float = 180.0) -> Iterator[RunningPlatform]:
+    """Run the platform while the block lasts.
+
+    Must be entered before Ray is imported in this process, since Ray Serve reads its environment at import.
+
+    Args:
+        config: a checked configuration.
+        report: receives a line whenever the state of an application changes.
+        timeout_s: time by which all applications must run.
+
+    Raises:
+        RuntimeError: an application failed to start; the message has Ray Serve's reason.
+    """
+    runtime_dir = Path(tempfile.mkdtemp(prefix="roboserve-"))
+    os.environ.update(serve_environment(runtime_dir))
+    import ray  # noqa: PLC0415  after the environment
+    from ray import serve  # noqa: PLC0415
+
+    try:
+        ray.init(
+            address="local",
+            num_cpus=_LOGICAL_CPUS,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(runtime_dir),
+        )
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        _deploy(config)
+        _wait_until_running(config, report, timeout_s)
+        host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104  a comparison
+        yield RunningPlatform(url=f"http://{host}:{config.port}", applications=tuple(config.args))
+    finally:
+        with contextlib.suppress(Exception):  # whatever state it is in, the processes below must end
+            serve.shutdown()
+        ray.shutdown()
+        shutil.rmtree(runtime_dir, ignore_errors=True)
+
+
+def _deploy(config: PlatformConfig) -> None:
+    """Hand the configuration to Serve's controller, as `serve run CONFIG` does."""
+    from ray import serve  # noqa: PLC0415
+    from ray.serve.context import _get_global_client  # noqa: PLC0415
+    from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415
+
+    schema = ServeDeploySchema.model_validate(config.raw)
+    serve.start(
+        proxy_location=schema.proxy_location,
+        http_options=schema.http_options.model_dump(),
+        logging_config=schema.logging_config,
+    )
+    _get_global_client().deploy_apps(schema)
+
+
+def _wait_until_running(config: PlatformConfig, report: Callable[[str], None], timeout_s: float) -> None:
+    from ray import serve  # noqa: PLC0415
+
+    deadline = time.monotonic() + timeout_s
+    seen: dict[str, str] = {}
+    while time.monotonic() < deadline:
+        applications: dict[str, Any] = dict(serve.status().applications)
+        for name, application in applications.items():
+            if seen.get(name) != application.status:
+                seen[name] = application.status
+                report(f"{name}: {str(application.status.value).lower().replace('_', ' ')}")
+            if application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise RuntimeError(f"{name} failed to start: {_reason(application)}")
+        if set(config.args) <= {name for name, application in applications.items() if application.status == "RUNNING"}:
+            if _answers(config):
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"not running after {timeout_s:g} s: {seen}")
+
+
+def _reason(application: Any) -> str:
+    messages = [application.message, *(deployment.message for deployment in application.deployments.values())]
+    return " ".join(message for message in messages if message)[-2000:]
+
+
+def _answers(config: PlatformConfig) -> bool:
+    """Whether the proxy lets a request through to every application's own health route."""
+    import httpx  # noqa: PLC0415
+
+    prefixes = [str(application.get("route_prefix", "/")).rstrip("/") for application in config.raw["applications"]]
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104  a comparison
+    try:
+        return all(
+            httpx.get(f"http://{host}:{config.port}{prefix}/healthz", timeout=5.0).is_success for prefix in prefixes
+        )
+    except httpx.TransportError:
+        return False
