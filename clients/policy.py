@@ -5,25 +5,47 @@ Every wait has a limit: connecting, sending to a stalled peer, and each answer.
 
 from __future__ import annotations
 
-import ssl as ssl_module
 import threading
 import time
 import uuid
-from types import TracebackType
-from typing import Any, Dict, Mapping, Optional, Set, Type
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Set, Type
 
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from clients import wire
-from clients.contract import PolicyContract
 from clients.errors import RoboserveError
-from clients.images import Array, WireImage
-from clients.policy_async import AsyncPolicyClient
 from clients.policy_connection import connect_arguments, open_socket, parse_address, refusal
-from clients.policy_messages import ActOptions, ActReply, ModelId, act_message, fit_images, read_contract, read_reply
+from clients.policy_messages import (
+    ActOptions,
+    ActReply,
+    ModelId,
+    act_message,
+    binary_frame,
+    fit_images,
+    message_map,
+    read_contract,
+    read_reply,
+)
+
+if TYPE_CHECKING:
+    import ssl as ssl_module
+    from types import TracebackType
+
+    from clients.contract import PolicyContract
+    from clients.images import Array, WireImage
+    from clients.policy_async import AsyncPolicyClient
 
 __all__ = ["ActOptions", "ActReply", "AsyncPolicyClient", "ModelId", "PolicyClient", "fit_images"]
+
+
+def __getattr__(name: str) -> Any:
+    # A robot has no event loop: importing asyncio for it would cost more than everything else here together.
+    if name == "AsyncPolicyClient":
+        from clients.policy_async import AsyncPolicyClient
+
+        return AsyncPolicyClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class PolicyClient:
@@ -82,7 +104,7 @@ class PolicyClient:
             raise refusal(error, self._address.uri) from error
         try:
             first = connection.recv(timeout=max(0.0, give_up - time.monotonic()))
-            self._contract = read_contract(wire.decode(_binary(first), self._limits))
+            self._contract = read_contract(wire.decode(binary_frame(first), self._limits))
         except (OSError, WebSocketException, RoboserveError) as error:
             connection.close()
             raise refusal(error, self._address.uri) from error
@@ -244,18 +266,20 @@ class PolicyClient:
         failure: Optional[RoboserveError] = None
         message: Optional[Mapping[str, Any]] = None
         try:
-            message = _map(wire.decode(_binary(self._connection.recv(timeout=timeout_s)), self._limits))
+            message = message_map(wire.decode(binary_frame(self._connection.recv(timeout=timeout_s)), self._limits))
         except TimeoutError:
             pass
         except (OSError, WebSocketException, RoboserveError) as error:
             failure = refusal(error, self._address.uri)
-        with self._condition:
-            self._reading = False
-            if message is not None:
-                failure = self._dispatch(message)
-            if failure is not None and self._failure is None:
-                self._failure = failure
-            self._condition.notify_all()
+        finally:
+            # Also where the caller was interrupted: another thread may be waiting to read in its place.
+            with self._condition:
+                self._reading = False
+                if message is not None:
+                    failure = self._dispatch(message)
+                if failure is not None and self._failure is None:
+                    self._failure = failure
+                self._condition.notify_all()
 
     def _dispatch(self, message: Mapping[str, Any]) -> Optional[RoboserveError]:
         request_id = message.get("request_id")
@@ -276,15 +300,3 @@ class PolicyClient:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise RoboserveError(self._failure.code, self._failure.message)
-
-
-def _binary(frame: Any) -> bytes:
-    if not isinstance(frame, bytes):
-        raise RoboserveError("malformed", "the server sent a text frame; this protocol is binary")
-    return frame
-
-
-def _map(message: Any) -> Mapping[str, Any]:
-    if not isinstance(message, Mapping):
-        raise RoboserveError("malformed", "the server sent a message that is not a map")
-    return message

@@ -17,7 +17,13 @@ from clients.contract import PROTOCOL
 from clients.errors import RoboserveError
 
 DEFAULT_PORT = 8000
-_STATUS_CODES = {401: "unauthenticated", 403: "forbidden", 404: "not_found", 429: "overloaded", 422: "contract_mismatch"}
+_STATUS_CODES = {
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    429: "overloaded",
+    422: "contract_mismatch",
+}
 _SCHEMES = {"ws": False, "wss": True, "http": False, "https": True}
 
 
@@ -56,7 +62,9 @@ def parse_address(server: str, policy: Optional[str] = None) -> Address:
     path = parts.path or "/"
     if policy is not None:
         if path != "/":
-            raise RoboserveError("invalid_request", f"policy: {policy!r} given, but the server's address has a path already")
+            raise RoboserveError(
+                "invalid_request", f"policy: {policy!r} given, but the server's address has a path already"
+            )
         path = f"/policy/{quote(policy, safe='')}"
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     uri = f"{'wss' if secure else 'ws'}://{host}:{port}{path}"

@@ -95,9 +95,7 @@ def fit_images(
             raise RoboserveError(
                 "invalid_image", f"images.{camera.name}: {image.dtype} {image.shape}, needs uint8 (height, width, 3)"
             )
-        fitted[camera.name] = encode_image(
-            resize_with_pad(image, camera.height, camera.width), codec, quality=quality
-        )
+        fitted[camera.name] = encode_image(resize_with_pad(image, camera.height, camera.width), codec, quality=quality)
     return fitted
 
 
@@ -165,6 +163,28 @@ def read_contract(message: Any) -> PolicyContract:
     if message.get("type") == "error":
         raise RoboserveError.from_map(message)
     return PolicyContract.from_map(message)
+
+
+def binary_frame(frame: Any) -> bytes:
+    """Return a frame's bytes.
+
+    Raises:
+        RoboserveError: `malformed` for a text frame.
+    """
+    if not isinstance(frame, bytes):
+        raise RoboserveError("malformed", "the server sent a text frame; this protocol is binary")
+    return frame
+
+
+def message_map(message: Any) -> Mapping[str, Any]:
+    """Return a decoded message that is a map.
+
+    Raises:
+        RoboserveError: `malformed` for anything else.
+    """
+    if not isinstance(message, Mapping):
+        raise RoboserveError("malformed", "the server sent a message that is not a map")
+    return message
 
 
 def _matrix(value: Any, noun: str) -> Array:
