@@ -67,14 +67,14 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	  echo 'torch $(TORCH_VERSION) is installed'; \
 	elif [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
 	  echo 'No NVIDIA GPU: looking for a CPU build of torch'; \
-	  $(PIP) install --quiet --only-binary :all: 'torch==$(TORCH_VERSION)+cpu' 2>/dev/null \
+	  $(PIP) install --quiet --no-compile --only-binary :all: 'torch==$(TORCH_VERSION)+cpu' 2>/dev/null \
 	    || { echo 'NOTICE: pip knows no source of CPU builds of torch, so the default build (several GB of CUDA libraries) is taken.'; \
 	         echo '        To avoid it, configure pip with a source of CPU wheels (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS).'; \
 	         $(PIP) install 'torch==$(TORCH_VERSION)'; }; \
 	else \
 	  $(PIP) install 'torch==$(TORCH_VERSION)'; \
 	fi
-	$(PIP) install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	$(PIP) install --quiet --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
 	@# The stock openpi client pins numpy<2 and runs on 2.x, so it comes without its requirements (dm-tree is in the dev extra).
 	$(PIP) install --quiet --no-deps openpi-client==0.1.2
 	@touch $@
