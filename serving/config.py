@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
@@ -123,6 +123,11 @@ class PlatformConfig:
     def host(self) -> str:
         """Address that the platform binds."""
         return str(self.raw.get("http_options", {}).get("host", "0.0.0.0"))  # noqa: S104  Ray Serve's own default
+
+    def with_port(self, port: int) -> PlatformConfig:
+        """Return the same configuration on another port."""
+        http_options = {**self.raw.get("http_options", {}), "port": port}
+        return replace(self, raw={**self.raw, "http_options": http_options})
 
     @property
     def port(self) -> int:

@@ -44,16 +44,16 @@ def request_id_of(message: Any) -> str | None:
 
 
 def short_text(message: Mapping[str, Any], field: str) -> str | None:
-    """Return an optional id-like text.
+    """Return an optional id-like text; an empty one counts as none.
 
     Raises:
         RoboserveError: `invalid_request`.
     """
     value = message.get(field)
-    if value is None:
+    if value is None or value == "":
         return None
-    if not isinstance(value, str) or not 0 < len(value) <= _ID_CHARS:
-        raise RoboserveError("invalid_request", f"{field}: must be text of 1 to {_ID_CHARS} characters")
+    if not isinstance(value, str) or len(value) > _ID_CHARS:
+        raise RoboserveError("invalid_request", f"{field}: must be text of at most {_ID_CHARS} characters")
     return value
 
 

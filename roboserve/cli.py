@@ -1,0 +1,143 @@
+"""The `roboserve` command. Each verb imports its own file when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(
+    name="roboserve",
+    help="Foundation models for robots, served and finetuned.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+keys_app = typer.Typer(help="API keys: made once, stored as a hash.", no_args_is_help=True)
+k8s_app = typer.Typer(help="Kubernetes manifests, made from the same configuration.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+app.add_typer(k8s_app, name="k8s")
+
+EMBEDDED = Path(__file__).parent.parent / "serving" / "configs" / "embedded.yaml"
+CLUSTER = EMBEDDED.with_name("cluster.yaml")
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Platform configuration (a Ray Serve YAML).")]
+ServerOption = Annotated[str, typer.Option(help="Address of the policy: ws://HOST:PORT, or .../policy/NAME.")]
+KeyFileOption = Annotated[
+    Path | None, typer.Option(help="File that holds an API key; ROBOSERVE_API_KEY is used when left out.")
+]
+
+
+@app.command()
+def up(
+    config: ConfigOption = EMBEDDED,
+    port: Annotated[int | None, typer.Option(help="Bind this port instead of the configuration's.")] = None,
+    *,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay in this terminal until Ctrl-C.")] = False,
+) -> None:
+    """Start the platform on this machine and wait until every model answers."""
+    from roboserve import up as verb  # noqa: PLC0415
+
+    raise typer.Exit(verb.run_foreground(config, port) if foreground else verb.run_background(config, port))
+
+
+@app.command()
+def down() -> None:
+    """Stop the platform that `up` started."""
+    from roboserve import down as verb  # noqa: PLC0415
+
+    raise typer.Exit(verb.run())
+
+
+@app.command()
+def status(
+    server: Annotated[str | None, typer.Option(help="http://HOST:PORT; the platform that `up` started when left out.")] = None,
+    api_key_file: KeyFileOption = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the served models: revision, sessions, queue, batches, latency, errors."""
+    from roboserve import status as verb  # noqa: PLC0415
+
+    raise typer.Exit(verb.run(server, api_key_file, as_json=as_json))
+
+
+@app.command()
+def preflight(config: ConfigOption = EMBEDDED) -> None:
+    """Check versions, configuration, keys, port and limits before a start; each failure comes with its mend."""
+    from roboserve import preflight as verb  # noqa: PLC0415
+
+    raise typer.Exit(verb.run(config))
+
+
+@app.command()
+def act(
+    instruction: Annotated[str, typer.Argument(help="What to do, in words.")],
+    server: ServerOption = "ws://127.0.0.1:8000",
+    image: Annotated[list[str] | None, typer.Option(help="CAMERA=FILE (JPEG or PNG); black when left out.")] = None,
+    state: Annotated[str | None, typer.Option(help="Comma-separated numbers; zeros when left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Noise seed: the same request gives the same chunk.")] = 0,
+    api_key_file: KeyFileOption = None,
+) -> None:
+    """Ask a served policy for one action chunk and print it, with where the time went."""
+    from roboserve import act as verb  # noqa: PLC0415
+
+    request = verb.ActCommand(instruction=instruction, server=server, images=tuple(image or ()), state=state, seed=seed)
+    raise typer.Exit(verb.run(request, api_key_file))
+
+
+@app.command()
+def demo(
+    config: ConfigOption = EMBEDDED,
+    episodes: Annotated[int | None, typer.Option(help="Episodes of each task.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated task names; all when left out.")] = None,
+    robots: Annotated[int | None, typer.Option(help="Simulated robots that run at once.")] = None,
+    server: Annotated[str | None, typer.Option(help="Use a running platform at ws://HOST:PORT.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Report folder; runs/demo-TIME when left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first scene.")] = 10_000,
+) -> None:
+    """Start the platform, let simulated robots do their tasks through it, and write a report with videos."""
+    from roboserve import demo as verb  # noqa: PLC0415
+
+    given = {"episodes": episodes, "tasks": tuple(tasks.split(",")) if tasks else None, "robots": robots, "out": out}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    raise typer.Exit(verb.run_demo(verb.DemoSettings(config=config, server=server, seed=seed, **chosen)))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(
+    context: typer.Context,
+    name: Annotated[Literal["overhead", "fleet", "client_cost", "control_loop"], typer.Argument(help="Which benchmark.")],
+) -> None:
+    """Run a benchmark; every figure comes with its ratio to a baseline of the same run."""
+    import importlib  # noqa: PLC0415
+
+    raise typer.Exit(importlib.import_module(f"benchmarks.{name}").main(context.args))
+
+
+@keys_app.command("new")
+def keys_new(
+    key_id: Annotated[str, typer.Argument(help="Whose key it is, for logs.")],
+    role: Annotated[Literal["robot", "job", "admin"], typer.Option(help="What it may do.")],
+    file: Annotated[Path, typer.Option(help="Key file to add it to; made when absent.")] = Path("keys.yaml"),
+    policy: Annotated[str | None, typer.Option(help="The one policy of a robot key.")] = None,
+    days: Annotated[int | None, typer.Option(help="Days until it expires.")] = None,
+) -> None:
+    """Make a key: the secret is printed once, its hash goes to the key file."""
+    from roboserve import keys as verb  # noqa: PLC0415
+
+    raise typer.Exit(verb.new(key_id, role, file, policy=policy, days=days))
+
+
+@k8s_app.command("render")
+def k8s_render(config: ConfigOption = CLUSTER) -> None:
+    """Print the manifests for a cluster: RayService, NetworkPolicy, PodDisruptionBudget and the rest."""
+    from roboserve import k8s as verb  # noqa: PLC0415
+
+    raise typer.Exit(verb.render(config))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
