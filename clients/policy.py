@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import ssl as ssl_module
     from types import TracebackType
 
+    from typing_extensions import Self
+
     from clients.contract import PolicyContract
     from clients.images import Array, WireImage
     from clients.policy_async import AsyncPolicyClient
@@ -98,7 +100,7 @@ class PolicyClient:
         give_up = time.monotonic() + timeout_s
         sock = open_socket(self._address, connect_timeout_s=timeout_s, send_timeout_s=self._timeout_s)
         try:
-            connection = connect(self._address.uri, sock=sock, **arguments)
+            connection: ClientConnection = connect(self._address.uri, sock=sock, **arguments)
         except (OSError, EOFError, ValueError, WebSocketException) as error:
             sock.close()
             raise refusal(error, self._address.uri) from error
@@ -140,7 +142,7 @@ class PolicyClient:
         """Ask for a chunk of actions.
 
         Args:
-            images: camera name to JPEG or PNG bytes or uint8 (height, width, 3), at the contract's sizes (`fit_images`).
+            images: camera name to JPEG or PNG bytes or uint8 (height, width, 3), sized by `fit_images`.
             state: float32 (state size,), physical units.
             session: key of what the server remembers between requests; "" for none.
             deadline_ms: budget from the server's receipt; work that is later than this is not run.
@@ -148,8 +150,8 @@ class PolicyClient:
             timeout_s: how long to wait for the answer here.
 
         Raises:
-            RoboserveError: the server's refusal, `deadline_exceeded` when no answer came in time, `unavailable` when the
-                connection is gone, `invalid_output` for an answer that no robot may play.
+            RoboserveError: the server's refusal, `deadline_exceeded` when no answer came in time, `unavailable` when
+                the connection is gone, `invalid_output` for an answer that no robot may play.
         """
         request_id = uuid.uuid4().hex
         message = act_message(
@@ -208,7 +210,7 @@ class PolicyClient:
         self._fail(RoboserveError("unavailable", f"server {self._address.uri}: this client was closed"))
         self._connection.close()
 
-    def __enter__(self) -> PolicyClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

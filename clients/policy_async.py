@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import ssl as ssl_module
     from types import TracebackType
 
+    from typing_extensions import Self
+
     from clients.contract import PolicyContract
     from clients.images import Array, WireImage
 
@@ -87,7 +89,7 @@ class AsyncPolicyClient:
         sock = await asyncio.get_running_loop().run_in_executor(
             None, lambda: open_socket(address, connect_timeout_s=connect_timeout_s, send_timeout_s=timeout_s)
         )
-        sock.setblocking(False)
+        sock.settimeout(0.0)
         try:
             connection = await connect(address.uri, sock=sock, **arguments)
         except (OSError, EOFError, ValueError, WebSocketException, asyncio.TimeoutError) as error:
@@ -176,7 +178,7 @@ class AsyncPolicyClient:
         with contextlib.suppress(asyncio.CancelledError):
             await self._reader
 
-    async def __aenter__(self) -> AsyncPolicyClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -130,7 +130,7 @@ def read_reply(message: Mapping[str, Any], contract: PolicyContract, *, round_tr
     """Read an action reply, and refuse one that no robot may play.
 
     Raises:
-        RoboserveError: `invalid_output` for another type, shape or dtype than the contract's, or a value that is not finite.
+        RoboserveError: `invalid_output` for another type, shape or dtype than the contract's, or values not finite.
     """
     if message.get("type") != "action":
         raise RoboserveError("invalid_output", f"reply type: {message.get('type')!r}, expected 'action'")

@@ -22,8 +22,8 @@ class MonotonicClock:
     """The system's monotonic clock.
 
     Args:
-        spin_s: the last stretch before the wanted time is spent awake. A sleeping thread returns late by the scheduler's
-            latency and, in Python, by the time that another thread keeps the interpreter.
+        spin_s: the last stretch before the wanted time is spent awake. A sleeping thread returns late by the
+            scheduler's latency and, in Python, by the time that another thread keeps the interpreter.
     """
 
     def __init__(self, spin_s: float = 0.001) -> None:

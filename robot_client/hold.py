@@ -22,8 +22,8 @@ def hold_action(vector: Vector, last: Optional[Array]) -> Optional[Array]:
         last: float32 (action size,), the last command that was sent; None where none was.
 
     Returns:
-        float32 (action size,), or None where an absolute dimension has no last command to repeat: then no command is the
-        only safe one.
+        float32 (action size,), or None where an absolute dimension has no last command to repeat: then only no command
+        is safe.
     """
     absolute = np.array([kind == "absolute" for kind in vector.kinds], dtype=bool)
     if last is None:

@@ -20,6 +20,8 @@ from clients.policy import ActOptions, ActReply, PolicyClient, fit_images
 from robot_client.records import Event, RequestRecord
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from robot_client.action_queue import ActionQueue, Continuation
     from robot_client.robot import RobotObservation
 
@@ -45,13 +47,13 @@ class LinkConfig:
         deadline_s: age of an observation at which its answer is of no use any more.
         connect_timeout_s: limit on one attempt to connect.
         give_up_s: seconds without a connection after which the link stops trying.
-        first_pause_s: pause after the first failed attempt; it doubles up to `longest_pause_s`, less up to half at random.
+        first_pause_s: pause after a failed attempt; it doubles up to `longest_pause_s`, less up to half at random.
         failures: requests in a row that may fail by the server's fault before the link gives up.
         adapter: adapter of the policy.
         integration_steps: steps of the flow; None takes the policy's default.
         execution_horizon: RTC: row up to which the chunk in force guides; None takes the policy's default.
-        leftover_from: RTC: who keeps the chunk in force: "client" sends its rest in model space with each request, "server"
-            relies on the server's memory of the session.
+        leftover_from: RTC: who keeps the chunk in force: "client" sends its rest in model space with each request,
+            "server" relies on the server's memory of the session.
     """
 
     server: str
@@ -124,10 +126,9 @@ class PolicyLink:
         self._sent = 0
         self._thread = threading.Thread(target=self._run, name="roboserve-link", daemon=True)
 
-    def start(self) -> PolicyLink:
+    def start(self) -> None:
         """Start the network's thread."""
         self._thread.start()
-        return self
 
     @property
     def state(self) -> str:
@@ -164,7 +165,7 @@ class PolicyLink:
         """Start an episode: a new session, reset on the server, whose chunks go into `queue`.
 
         Args:
-            seed: request n of the episode carries seed + n, so that an episode can be repeated; None lets the policy draw.
+            seed: request n carries seed + n, so that an episode can be repeated; None lets the policy draw.
         """
         with self._condition:
             self._episode = _Episode(queue, instruction, seed)
@@ -221,8 +222,9 @@ class PolicyLink:
         if self._thread.is_alive():
             self._thread.join(self._config.connect_timeout_s + 1.0)
 
-    def __enter__(self) -> PolicyLink:
-        return self.start()
+    def __enter__(self) -> Self:
+        self.start()
+        return self
 
     def __exit__(self, *details: object) -> None:
         self.close()
@@ -247,22 +249,27 @@ class PolicyLink:
     def _connect(self) -> Optional[PolicyClient]:
         since, attempt = time.monotonic(), 0
         while self._state != "closed":
-            try:
-                return self._open()
-            except RoboserveError as error:
-                # A route may be missing for a moment while its server restarts, but not the first time it is asked for.
-                final = error.code in _NEVER_AGAIN or (error.code == "not_found" and self._contract is None)
-                if final or time.monotonic() - since > self._config.give_up_s:
-                    self._refuse(error)
-                    return None
-                pause = min(self._config.longest_pause_s, self._config.first_pause_s * 2.0 ** min(attempt, 16))
-                pause *= random.SystemRandom().uniform(0.5, 1.0)
-                attempt += 1
-                self._report(
-                    "reconnecting", f"attempt {attempt} failed, next in {pause:.2f} s: {error.message}", error.code
-                )
-                self._sleep(pause)
+            client, error = self._try_to_open()
+            if error is None:
+                return client
+            # A route may be missing for a moment while its server restarts, but not when it is first asked for.
+            final = error.code in _NEVER_AGAIN or (error.code == "not_found" and self._contract is None)
+            if final or time.monotonic() - since > self._config.give_up_s:
+                self._refuse(error)
+                return None
+            pause = min(self._config.longest_pause_s, self._config.first_pause_s * 2.0 ** min(attempt, 16))
+            pause *= random.SystemRandom().uniform(0.5, 1.0)
+            attempt += 1
+            text = f"attempt {attempt} failed, next in {pause:.2f} s: {error.message}"
+            self._report("reconnecting", text, error.code)
+            self._sleep(pause)
         return None
+
+    def _try_to_open(self) -> Tuple[Optional[PolicyClient], Optional[RoboserveError]]:
+        try:
+            return self._open(), None
+        except RoboserveError as error:
+            return None, error
 
     def _open(self) -> PolicyClient:
         config = self._config
@@ -293,8 +300,10 @@ class PolicyLink:
         if before is None:
             self._report("connected", f"policy {contract.model!r} revision {contract.revision}")
             return
-        same_weights = {"revision": before.revision, "content_hash": before.content_hash, "limits": before.limits}
-        if replace(contract, **same_weights) != before:
+        same_weights = replace(
+            contract, revision=before.revision, content_hash=before.content_hash, limits=before.limits
+        )
+        if same_weights != before:
             raise RoboserveError(
                 "contract_mismatch",
                 f"policy {before.model!r}: another policy took its place while the robot was running",

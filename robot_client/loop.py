@@ -8,6 +8,7 @@ the next tick.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -83,7 +84,8 @@ class Episode:
         self._robot = robot
         self._link = link
         self._config = config
-        self._subscribers: List[Subscriber] = list(subscribers)
+        self._subscribers: Tuple[Subscriber, ...] = tuple(subscribers)
+        self._failed: List[Subscriber] = []
         self._clock: Clock = MonotonicClock() if clock is None else clock
         self._interrupted = threading.Event()
         self._tally = Tally()
@@ -114,13 +116,20 @@ class Episode:
         queue = ActionQueue(self._config.queue, execute=contract.execute, rate_hz=self._rate_hz)
         safety = Safety(self._config.safety, self._robot.interface.action, contract.action)
         self._link.begin(queue, self._config.instruction, seed=self._config.seed)
-        info = self._info(self._link.wait_ready(self._config.ready_timeout_s))
-        for subscriber in self._subscribers:
-            subscriber.on_episode_start(info)
-        self._observe(anchor=0)
-        ended, success = "robot_failed", None
-        self._start = self._clock.now() + self._period
         try:
+            info = self._info(self._link.wait_ready(self._config.ready_timeout_s))
+            for subscriber in self._subscribers:
+                subscriber.on_episode_start(info)
+            return self._play(info, queue, safety)
+        finally:
+            self._link.end()
+
+    def _play(self, info: EpisodeInfo, queue: ActionQueue, safety: Safety) -> EpisodeReport:
+        ended, success = "robot_failed", None
+        self._start = self._clock.now()
+        try:
+            self._observe(anchor=0)
+            self._start = self._clock.now() + self._period
             ended, success = self._ticks(queue, safety)
         except KeyboardInterrupt:
             ended = "interrupted"
@@ -129,10 +138,21 @@ class Episode:
             seconds = self._clock.now() - self._start
             self._stop(safety)
             self._link.end()
-            report = self._report(info, ended, success, seconds)
-            for subscriber in self._subscribers:
-                subscriber.on_episode_end(report)
+            self._tally.rest(*self._drain())
+            report = self._tally.report(info, ended=ended, success=success, seconds=seconds, missed_ticks=self._missed)
+            self._finish(report)
         return report
+
+    def _finish(self, report: EpisodeReport) -> None:
+        with contextlib.ExitStack() as endings:
+            # Each is told, and what one of them raises is raised when all have been.
+            for subscriber in reversed(self._subscribers):
+                endings.callback(self._end_one, subscriber, report)
+
+    def _end_one(self, subscriber: Subscriber, report: EpisodeReport) -> None:
+        # What has failed already is in the report; it is told of the end so that it can close its files.
+        with contextlib.suppress(Exception) if subscriber in self._failed else contextlib.nullcontext():
+            subscriber.on_episode_end(report)
 
     @property
     def _rate_hz(self) -> float:
@@ -257,12 +277,16 @@ class Episode:
         if requests or events:
             record = replace(record, requests=requests, events=events)
         self._tally.tick(record)
-        for subscriber in tuple(self._subscribers):
-            try:
-                subscriber.on_step(record, before)
-            except Exception as error:  # noqa: BLE001 - a robot does not stop because somebody could not write it down
-                self._subscribers.remove(subscriber)
-                self._note("subscriber_failed", f"{type(subscriber).__name__}: {type(error).__name__}: {error}")
+        for subscriber in self._subscribers:
+            if subscriber not in self._failed:
+                self._tell_one(subscriber, record, before)
+
+    def _tell_one(self, subscriber: Subscriber, record: TickRecord, before: Optional[RobotObservation]) -> None:
+        try:
+            subscriber.on_step(record, before)
+        except Exception as error:  # noqa: BLE001 - a robot does not stop because somebody could not write it down
+            self._failed.append(subscriber)
+            self._note("subscriber_failed", f"{type(subscriber).__name__}: {type(error).__name__}: {error}")
 
     def _drain(self) -> Tuple[Tuple[RequestRecord, ...], Tuple[Event, ...]]:
         requests, events = self._link.drain()
@@ -282,10 +306,6 @@ class Episode:
         held = self._held(safety)
         if held is not None:
             self._robot.act(held)
-
-    def _report(self, info: EpisodeInfo, ended: str, success: Optional[bool], seconds: float) -> EpisodeReport:
-        self._tally.rest(*self._drain())
-        return self._tally.report(info, ended=ended, success=success, seconds=seconds, missed_ticks=self._missed)
 
 
 def run_episode(

@@ -27,13 +27,13 @@ class SafetyConfig:
         validate: the user's own check.
     """
 
-    max_step: Union[None, float, Tuple[float, ...]] = None
+    max_step: Union[float, Tuple[float, ...], None] = None
     validate: Optional[Validate] = None
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A command after the checks: the action to send, or None and why not; names of the dimensions that were limited."""
+    """A command after the checks: the action to send, or None and why not; and which dimensions were limited."""
 
     action: Optional[Array]
     clamped: Tuple[str, ...] = ()
@@ -88,5 +88,5 @@ class Safety:
             return None
         try:
             return self._validate(action.copy(), None if last is None else last.copy())
-        except Exception as error:  # a check that fails has not passed; the sentence goes into the tick's record
+        except Exception as error:  # noqa: BLE001 - a check that fails has not passed, and the episode's events say so
             return f"validate: {type(error).__name__}: {error}"

@@ -18,8 +18,8 @@ REACHED_M = 0.05
 class PointMass:
     """A point in the square from -1 to 1 m that should get within 5 cm of a goal.
 
-    State: x, y, goal_x, goal_y in m. Action: x and y, whose meaning `kind` chooses: where to be (m, "absolute"), how far to
-    go in this tick (m, "delta"), or how fast to go (m/s, "velocity"; it keeps moving until told otherwise).
+    State: x, y, goal_x, goal_y in m. Action: x and y, whose meaning `kind` chooses: where to be (m, "absolute"), how
+    far to go in this tick (m, "delta"), or how fast to go (m/s, "velocity").
 
     Args:
         kind: "absolute", "delta" or "velocity".

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class Subscriber(Protocol):
     """Told of every tick, in the control thread: hand over and return, do work elsewhere.
 
-    One that raises is told nothing more in that episode; the report's events say so.
+    One that raises is told nothing more in that episode but its end; the report's events say so.
     """
 
     needs_observations: bool
