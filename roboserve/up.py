@@ -41,10 +41,11 @@ def run_foreground(config_path: Path, port: int | None) -> int:
     def on_signal(_signal: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
+    signal.signal(signal.SIGTERM, _leave)
     try:
         with platform(config, report=lambda line: print(line, flush=True)) as running:
+            for number in (signal.SIGINT, signal.SIGTERM):  # only now: Ray takes them over when it starts
+                signal.signal(number, on_signal)
             print(f"{_READY} {running.url}", flush=True)
             stop.wait()
             print("stopping", flush=True)
@@ -52,6 +53,11 @@ def run_foreground(config_path: Path, port: int | None) -> int:
         print(f"failed: {error}", flush=True)
         return 1
     return 0
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    """End while starting, through every clean-up."""
+    raise SystemExit(1)
 
 
 def run_background(config_path: Path, port: int | None) -> int:

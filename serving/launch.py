@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -108,10 +110,24 @@ def platform(config: PlatformConfig, *, report: Callable[[str], None], timeout_s
         host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104  a comparison
         yield RunningPlatform(url=f"http://{host}:{config.port}", applications=tuple(config.args))
     finally:
+        descendants = psutil.Process().children(recursive=True)
         with contextlib.suppress(Exception):  # whatever state it is in, the processes below must end
             serve.shutdown()
         ray.shutdown()
+        _end(descendants)
         shutil.rmtree(runtime_dir, ignore_errors=True)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """End what Ray leaves behind: its agents notice only after a minute that their node is gone."""
+    _, alive = psutil.wait_procs(processes, timeout=2.0)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(alive, timeout=5.0)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _deploy(config: PlatformConfig) -> None:
