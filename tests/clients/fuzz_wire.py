@@ -242,10 +242,11 @@ def promise_broken(value: Any, size: int) -> str | None:
 
 
 def run(
-    count: int, *, seed: int = 0, start: int = 0, trace_every: int = 20, step: Callable[[], object] | None = None
+    count: int, *, seed: int = 0, start: int = 0, trace_every: int = 20, step: Callable[[], object] = lambda: None
 ) -> Findings:
     """Decode `count` mutated messages, measuring allocations on every `trace_every`-th."""
     found, messages = Findings(), corpus()
+    _load_lazy_parts()
     for index in range(start, start + count):
         data = mutated(seed, index, messages)
         traced = index % trace_every == 0
