@@ -32,7 +32,8 @@ class QueueConfig:
             overlap with the plan in force; "rtc" replaces, and has the server continue the chunk in force.
         execute: rows of a chunk to play before the next should take over; None takes the contract's.
         margin: ticks to ask earlier than the measured latency needs.
-        max_age_s: oldest observation whose rows are still played, seconds.
+        max_age_s: oldest observation whose rows are still played, seconds; None allows every row of an answer that
+            came within its deadline.
         old_weight: of "weighted", 0 to 1.
         decay: of "ensemble".
         latency_window: answers that the latency is taken from.
@@ -41,7 +42,7 @@ class QueueConfig:
     mode: str = "async"
     execute: Optional[int] = None
     margin: int = 1
-    max_age_s: float = 5.0
+    max_age_s: Optional[float] = None
     old_weight: float = 0.3
     decay: float = 0.01
     latency_window: int = 10
@@ -51,7 +52,8 @@ class QueueConfig:
             raise RoboserveError("invalid_request", f"mode: {self.mode!r}; allowed are {', '.join(MODES)}")
         if self.execute is not None and self.execute < 1:
             raise RoboserveError("invalid_request", f"execute: {self.execute}, must be 1 or more")
-        if not self.max_age_s > 0 or self.margin < 0 or self.latency_window < 1:
+        old_enough = self.max_age_s is None or self.max_age_s > 0
+        if not old_enough or self.margin < 0 or self.latency_window < 1:
             raise RoboserveError("invalid_request", "max_age_s and latency_window must be above 0, margin 0 or more")
         if not 0 <= self.old_weight <= 1:
             raise RoboserveError("invalid_request", f"old_weight: {self.old_weight}, must be 0 to 1")
@@ -109,11 +111,13 @@ class ActionQueue:
     Args:
         execute: rows to play before the next chunk should take over (the configuration's own value goes first).
         rate_hz: control rate.
+        max_age_s: what the configuration leaves open.
     """
 
-    def __init__(self, config: QueueConfig, *, execute: int, rate_hz: float) -> None:
+    def __init__(self, config: QueueConfig, *, execute: int, rate_hz: float, max_age_s: float) -> None:
         self._config = config
         self._execute = config.execute or execute
+        self._max_age_s = config.max_age_s or max_age_s
         self._rate_hz = rate_hz
         self._lock = threading.Lock()
         self._epoch = 0
@@ -223,7 +227,7 @@ class ActionQueue:
             return Continuation(executed, leftover, min(self._delay(), left))
 
     def _usable(self, chunk: _Chunk, now: float) -> bool:
-        return now - chunk.observed_at <= self._config.max_age_s
+        return now - chunk.observed_at <= self._max_age_s
 
     def _delay(self) -> int:
         return delay_ticks(self._latencies, self._rate_hz)

@@ -25,7 +25,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line.
 
     Returns:
-        exit status: 0; 1 for a refusal or an episode that the server ended; 2 for wrong arguments; 130 when interrupted.
+        exit status: 0; 1 for a refusal or an episode that the server ended; 2 for wrong arguments; 130 interrupted.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -147,9 +147,9 @@ def _run(arguments: argparse.Namespace) -> int:
     prefer_punctuality()
     reports: List[EpisodeReport] = []
     with PolicyLink(link_config, robot.interface) as link:
-        contract = link.wait_ready(30.0)
+        link.wait_ready(30.0)
         try:
-            _episodes(arguments, robot, link, contract, reports)
+            _episodes(arguments, robot, link, reports)
         finally:
             if reports:
                 print_table(reports)
@@ -160,22 +160,19 @@ def _episodes(
     arguments: argparse.Namespace,
     robot: Robot,
     link: PolicyLink,
-    contract: PolicyContract,
     reports: List[EpisodeReport],
 ) -> None:
     from robot_client.loop import run_episode
 
     subscribers = _subscribers(arguments)
     for number in range(arguments.episodes):
-        config = _episode_config(arguments, robot, contract, seed=arguments.seed + number)
+        config = _episode_config(arguments, robot, seed=arguments.seed + number)
         reports.append(run_episode(robot, link, config, subscribers))
         if reports[-1].ended in ("refused", "server_lost"):
             return
 
 
-def _episode_config(
-    arguments: argparse.Namespace, robot: Robot, contract: PolicyContract, *, seed: int
-) -> EpisodeConfig:
+def _episode_config(arguments: argparse.Namespace, robot: Robot, *, seed: int) -> EpisodeConfig:
     from robot_client.action_queue import QueueConfig
     from robot_client.loop import EpisodeConfig
     from robot_client.safety import SafetyConfig
@@ -183,10 +180,7 @@ def _episode_config(
     instruction = arguments.instruction or getattr(robot, "instruction", None)
     if not instruction:
         raise RoboserveError("invalid_request", f"--instruction: robot {arguments.robot!r} has no wording of its own")
-    # By default every row of an answer that came in time may be played, and nothing older.
-    max_age_s = (arguments.deadline_ms + 1e3 * contract.chunk_length / contract.control_hz) / 1e3
-    if arguments.max_age_ms is not None:
-        max_age_s = arguments.max_age_ms / 1e3
+    max_age_s = None if arguments.max_age_ms is None else arguments.max_age_ms / 1e3
     return EpisodeConfig(
         instruction=instruction,
         max_seconds=arguments.max_seconds,

@@ -113,7 +113,12 @@ class Episode:
         self._link.wait_ready(self._config.ready_timeout_s)
         self._robot.reset(self._config.seed)
         contract = self._link.wait_ready(self._config.ready_timeout_s)
-        queue = ActionQueue(self._config.queue, execute=contract.execute, rate_hz=self._rate_hz)
+        queue = ActionQueue(
+            self._config.queue,
+            execute=contract.execute,
+            rate_hz=self._rate_hz,
+            max_age_s=self._link.config.deadline_s + contract.chunk_length * self._period,
+        )
         safety = Safety(self._config.safety, self._robot.interface.action, contract.action)
         self._link.begin(queue, self._config.instruction, seed=self._config.seed)
         try:

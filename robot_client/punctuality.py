@@ -1,4 +1,4 @@
-"""Settings of the whole process that make ticks punctual: for an application to choose, never for an import to impose."""
+"""Settings of the whole process that make ticks punctual: an application may choose them, an import must not."""
 
 from __future__ import annotations
 
