@@ -43,7 +43,8 @@ def run_foreground(config_path: Path, port: int | None) -> int:
 
     signal.signal(signal.SIGTERM, _leave)
     try:
-        with platform(config, report=lambda line: print(line, flush=True)) as running:
+        with platform(config, report=lambda line: print(line, flush=True), logs=state.state_folder() / "logs") as running:
+            print(f"logs: {running.logs}", flush=True)
             for number in (signal.SIGINT, signal.SIGTERM):  # only now: Ray takes them over when it starts
                 signal.signal(number, on_signal)
             print(f"{_READY} {running.url}", flush=True)
@@ -98,7 +99,7 @@ def _wait(console: Console, process: subprocess.Popen[bytes], log: Path, config_
                     state.write(state.PlatformState(pid=process.pid, born=born, url=url, config=str(config_path), log=str(log)))
                     _print_ready(console, url, config_path)
                     return 0
-                if line.startswith(("policy", "reward", "preference", "path", "vlm", "failed")):
+                if line.startswith(("logs", "policy", "reward", "preference", "path", "vlm", "failed")):
                     console.print(f"  {line}", highlight=False)
             shown = len(lines)
             if process.poll() is not None:

@@ -36,6 +36,7 @@ class RunningPlatform:
 
     url: str
     applications: tuple[str, ...]
+    logs: Path
 
     @property
     def websocket_url(self) -> str:
@@ -75,7 +76,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def platform(config: PlatformConfig, *, report: Callable[[str], None], timeout_s: float = 180.0) -> Iterator[RunningPlatform]:
+def platform(
+    config: PlatformConfig, *, report: Callable[[str], None], timeout_s: float = 180.0, logs: Path | None = None
+) -> Iterator[RunningPlatform]:
     """Run the platform while the block lasts.
 
     Must be entered before Ray is imported in this process, since Ray Serve reads its environment at import.
@@ -84,6 +87,7 @@ def platform(config: PlatformConfig, *, report: Callable[[str], None], timeout_s
         config: a checked configuration.
         report: receives a line whenever the state of an application changes.
         timeout_s: time by which all applications must run.
+        logs: folder that receives the replicas' logs at the end; while it runs they are in `RunningPlatform.logs`.
 
     Raises:
         RuntimeError: an application failed to start; the message has Ray Serve's reason.
@@ -108,14 +112,21 @@ def platform(config: PlatformConfig, *, report: Callable[[str], None], timeout_s
         _deploy(config)
         _wait_until_running(config, report, timeout_s)
         host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104  a comparison
-        yield RunningPlatform(url=f"http://{host}:{config.port}", applications=tuple(config.args))
+        url = f"http://{host}:{config.port}"
+        yield RunningPlatform(url=url, applications=tuple(config.args), logs=_log_folder(runtime_dir))
     finally:
         descendants = psutil.Process().children(recursive=True)
         with contextlib.suppress(Exception):  # whatever state it is in, the processes below must end
             serve.shutdown()
         ray.shutdown()
         _end(descendants)
+        if logs is not None:
+            shutil.copytree(_log_folder(runtime_dir), logs, dirs_exist_ok=True)
         shutil.rmtree(runtime_dir, ignore_errors=True)
+
+
+def _log_folder(runtime_dir: Path) -> Path:
+    return runtime_dir / "session_latest" / "logs" / "serve"
 
 
 def _end(processes: list[psutil.Process]) -> None:

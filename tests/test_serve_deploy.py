@@ -1,0 +1,102 @@
+"""The platform's own configuration goes through Ray's stock tools: `serve deploy`, `serve build`, `serve status`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from clients.policy import PolicyClient
+from serving.launch import free_port
+
+ROOT = Path(__file__).parent.parent
+EMBEDDED = ROOT / "serving" / "configs" / "embedded.yaml"
+SERVE = Path(sys.executable).with_name("serve")
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def dashboard(environment: dict[str, str]) -> Iterator[str]:
+    port = free_port()
+    command = [sys.executable, "-m", "tests.ray_head", str(port)]
+    head = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert head.stdout is not None
+    assert any(line.startswith("ready") for line in head.stdout)
+    yield f"http://127.0.0.1:{port}"
+    family = psutil.Process(head.pid).children(recursive=True)
+    head.communicate(input="")
+    _, alive = psutil.wait_procs(family, timeout=5)
+    for process in alive:
+        process.terminate()
+
+
+def _serve(*arguments: str, environment: dict[str, str]) -> str:
+    done = subprocess.run([SERVE, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def _on_port(source: Path, target: Path) -> int:
+    config = yaml.safe_load(source.read_text("utf-8"))
+    config["http_options"] = {"host": "127.0.0.1", "port": free_port()}
+    target.write_text(yaml.safe_dump(config), "utf-8")
+    return int(config["http_options"]["port"])
+
+
+def _wait_for_health(url: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/healthz", timeout=2).text == "OK\n":
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    pytest.fail(f"{url} did not become healthy")
+
+
+@pytest.mark.slow
+def test_serve_deploy_takes_the_embedded_configuration_and_then_what_serve_build_makes_of_it(
+    dashboard: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    deployed = tmp_path / "deployed.yaml"
+    port = _on_port(EMBEDDED, deployed)
+    _serve("deploy", "-a", dashboard, str(deployed), environment=environment)
+    _wait_for_health(f"http://127.0.0.1:{port}")
+    first = _chunk(port)
+
+    built = tmp_path / "built.yaml"
+    _serve("build", "serving.embedded:policy_metaworld", "-o", str(built), environment=environment)
+    config = yaml.safe_load(built.read_text("utf-8"))
+    config["http_options"] = {"host": "127.0.0.1", "port": port}
+    built.write_text(yaml.safe_dump(config), "utf-8")
+    _serve("deploy", "-a", dashboard, str(built), environment=environment)
+    status = yaml.safe_load(_serve("status", "-a", dashboard, environment=environment))
+    assert set(status["applications"]) == {application["name"] for application in config["applications"]}
+    _wait_for_health(f"http://127.0.0.1:{port}")
+    np.testing.assert_allclose(_chunk(port), first, atol=1e-5)
+
+
+def _chunk(port: int) -> np.ndarray:
+    from clients.policy import ActOptions  # noqa: PLC0415
+
+    with PolicyClient(f"ws://127.0.0.1:{port}", connect_timeout_s=20) as client:
+        contract = client.contract
+        images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in contract.cameras}
+        state = np.zeros(contract.state.size, np.float32)
+        reply = client.act(images=images, state=state, instruction="open the drawer", options=ActOptions(seed=7))
+    return reply.actions
