@@ -41,7 +41,9 @@ class Vector:
             raise RoboserveError("contract_mismatch", "vector: names, units, kinds, low and high differ in length")
         unknown = sorted(set(self.kinds) - set(KINDS))
         if unknown:
-            raise RoboserveError("contract_mismatch", f"vector kinds: {', '.join(unknown)}; allowed are {', '.join(KINDS)}")
+            raise RoboserveError(
+                "contract_mismatch", f"vector kinds: {', '.join(unknown)}; allowed are {', '.join(KINDS)}"
+            )
 
     @property
     def size(self) -> int:
@@ -82,14 +84,16 @@ class PolicyContract:
         return {"type": "contract", **asdict(self)}
 
     @classmethod
-    def from_map(cls, message: Mapping[str, Any]) -> "PolicyContract":
+    def from_map(cls, message: Mapping[str, Any]) -> PolicyContract:
         """Read the wire form; entries that this version does not know are ignored.
 
         Raises:
             RoboserveError: `contract_mismatch` naming the entry that is missing or of another protocol.
         """
         if message.get("protocol") != PROTOCOL:
-            raise RoboserveError("contract_mismatch", f"protocol: {message.get('protocol')!r}, this client speaks {PROTOCOL}")
+            raise RoboserveError(
+                "contract_mismatch", f"protocol: {message.get('protocol')!r}, this client speaks {PROTOCOL}"
+            )
         known = _known(cls, message)
         known["cameras"] = tuple(Camera(**_known(Camera, item)) for item in known["cameras"])
         known["state"] = Vector(**_tuples(_known(Vector, known["state"])))
@@ -123,7 +127,9 @@ def mismatches(contract: PolicyContract, robot: RobotInterface, *, rate_toleranc
     for noun, wanted, given in (("state", contract.state, robot.state), ("action", contract.action, robot.action)):
         found += _vector_mismatches(noun, wanted, given)
     if abs(contract.control_hz - robot.control_hz) > rate_tolerance * contract.control_hz:
-        found.append(f"control_hz: the policy was made for {contract.control_hz:g}, the robot runs at {robot.control_hz:g}")
+        found.append(
+            f"control_hz: the policy was made for {contract.control_hz:g}, the robot runs at {robot.control_hz:g}"
+        )
     return found
 
 
@@ -135,7 +141,9 @@ def require_match(contract: PolicyContract, robot: RobotInterface) -> None:
     """
     found = mismatches(contract, robot)
     if found:
-        raise RoboserveError("contract_mismatch", f"policy {contract.model!r} does not fit this robot: " + "; ".join(found))
+        raise RoboserveError(
+            "contract_mismatch", f"policy {contract.model!r} does not fit this robot: " + "; ".join(found)
+        )
 
 
 def _vector_mismatches(noun: str, wanted: Vector, given: Vector) -> List[str]:

@@ -26,12 +26,16 @@ ERROR_TABLE: Mapping[str, ErrorKind] = {
     "invalid_image": ErrorKind(400, 1008, "INVALID_ARGUMENT", retryable=False, meaning="an image cannot be used"),
     "invalid_state": ErrorKind(400, 1008, "INVALID_ARGUMENT", retryable=False, meaning="the state vector is wrong"),
     "unauthenticated": ErrorKind(401, 1008, "UNAUTHENTICATED", retryable=False, meaning="no valid key"),
-    "forbidden": ErrorKind(403, 1008, "PERMISSION_DENIED", retryable=False, meaning="the key's scope does not allow it"),
+    "forbidden": ErrorKind(
+        403, 1008, "PERMISSION_DENIED", retryable=False, meaning="the key's scope does not allow it"
+    ),
     "not_found": ErrorKind(404, 1008, "NOT_FOUND", retryable=False, meaning="no such model, adapter or route"),
     "timeout": ErrorKind(408, 1008, "DEADLINE_EXCEEDED", retryable=True, meaning="the client sent too slowly"),
     "superseded": ErrorKind(409, 1008, "ABORTED", retryable=False, meaning="a newer observation took its place"),
     "too_large": ErrorKind(413, 1009, "RESOURCE_EXHAUSTED", retryable=False, meaning="over a size or count limit"),
-    "contract_mismatch": ErrorKind(422, 1008, "FAILED_PRECONDITION", retryable=False, meaning="robot and policy differ"),
+    "contract_mismatch": ErrorKind(
+        422, 1008, "FAILED_PRECONDITION", retryable=False, meaning="robot and policy differ"
+    ),
     "overloaded": ErrorKind(429, 1013, "RESOURCE_EXHAUSTED", retryable=True, meaning="the queue is full"),
     "policy_failed": ErrorKind(500, 1011, "INTERNAL", retryable=False, meaning="the model raised on this item"),
     "invalid_output": ErrorKind(500, 1011, "INTERNAL", retryable=False, meaning="the model's answer is not usable"),
@@ -71,7 +75,7 @@ class RoboserveError(Exception):
         """Whether the same request may succeed when sent again."""
         return self.kind.retryable
 
-    def with_request_id(self, request_id: Optional[str]) -> "RoboserveError":
+    def with_request_id(self, request_id: Optional[str]) -> RoboserveError:
         """Return the same error, naming the request that it answers (an id already set stays)."""
         return RoboserveError(self.code, self.message, request_id=self.request_id or request_id)
 
@@ -86,7 +90,7 @@ class RoboserveError(Exception):
         }
 
     @classmethod
-    def from_map(cls, message: Mapping[str, Any]) -> "RoboserveError":
+    def from_map(cls, message: Mapping[str, Any]) -> RoboserveError:
         """Read the wire form; a code that this version does not know reads as `internal`."""
         code = str(message.get("code", "internal"))
         text = str(message.get("message", "the server gave no message"))

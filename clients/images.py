@@ -79,7 +79,9 @@ def _raw(value: Array, field: str, max_pixels: int) -> Array:
     if value.ndim != 3 or value.shape[2] != 3:
         raise RoboserveError("invalid_image", f"{field}: shape {tuple(value.shape)}, needs (height, width, 3)")
     if value.shape[0] * value.shape[1] > max_pixels:
-        raise RoboserveError("too_large", f"{field}: {value.shape[1]} x {value.shape[0]} pixels, limit {max_pixels} in all")
+        raise RoboserveError(
+            "too_large", f"{field}: {value.shape[1]} x {value.shape[0]} pixels, limit {max_pixels} in all"
+        )
     if not value.size:
         raise RoboserveError("invalid_image", f"{field}: shape {tuple(value.shape)}, has no pixels")
     return value

@@ -1,7 +1,8 @@
 """The wire codec: msgpack maps with numpy arrays, and the trust boundary of the platform.
 
-An array is a map with the byte keys `__ndarray__`, `data`, `dtype`, `shape`; a numpy scalar has `__npgeneric__`, `data`,
-`dtype`. This is openpi's encoding (openpi-client, msgpack_numpy.py), so stock openpi clients and servers understand it.
+An array is a map with the byte keys `__ndarray__`, `data`, `dtype`, `shape`; a numpy scalar has `__npgeneric__`,
+`data`, `dtype`. This is openpi's encoding (openpi-client, msgpack_numpy.py), so stock openpi clients and servers
+understand it.
 
 Unlike that one, the decoder trusts nothing it is told: it walks the message once for its limits, before any object is
 built, allows the array kinds b, i, u, f only (an object array over foreign bytes is a wild pointer), wants the buffer's
@@ -138,7 +139,9 @@ def _array(node: Dict[Any, Any], limits: WireLimits) -> np.ndarray[Any, Any]:
     if any(side > limits.message_bytes for side in shape):
         raise RoboserveError("malformed", "array shape: a dimension is larger than any message")
     if math.prod(shape) * dtype.itemsize != len(data):
-        raise RoboserveError("malformed", f"array: shape and dtype ask for another length than the {len(data)} bytes sent")
+        raise RoboserveError(
+            "malformed", f"array: shape and dtype ask for another length than the {len(data)} bytes sent"
+        )
     return np.frombuffer(data, dtype=dtype).reshape(shape).copy()
 
 
@@ -152,7 +155,7 @@ def _scalar(node: Dict[Any, Any]) -> Any:
 
 
 class _Scan:
-    """One pass over the raw bytes that builds nothing: it checks structure, counts and lengths (msgpack specification)."""
+    """One pass over the raw bytes that builds nothing: structure, counts and lengths (msgpack specification)."""
 
     def __init__(self, data: bytes, limits: WireLimits) -> None:
         self._data = data

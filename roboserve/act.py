@@ -75,7 +75,9 @@ def _state(command: ActCommand, contract: PolicyContract) -> np.ndarray:
 def _print(console: Console, contract: PolicyContract, reply: ActReply) -> None:
     model = reply.model
     console.print(f"{model.id} revision {model.revision} ({model.content_hash[:12]})", highlight=False)
-    table = Table("row", *(f"{name} [{unit}]" for name, unit in zip(contract.action.names, contract.action.units, strict=True)))
+    table = Table(
+        "row", *(f"{name} [{unit}]" for name, unit in zip(contract.action.names, contract.action.units, strict=True))
+    )
     for index, row in enumerate(reply.actions):
         style = None if index < contract.execute else "dim"
         table.add_row(str(index), *(f"{value:+.4f}" for value in row), style=style)

@@ -37,7 +37,7 @@ def up(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay in this terminal until Ctrl-C.")] = False,
 ) -> None:
     """Start the platform on this machine and wait until every model answers."""
-    from roboserve import up as verb  # noqa: PLC0415
+    from roboserve import up as verb
 
     raise typer.Exit(verb.run_foreground(config, port) if foreground else verb.run_background(config, port))
 
@@ -45,20 +45,22 @@ def up(
 @app.command()
 def down() -> None:
     """Stop the platform that `up` started."""
-    from roboserve import down as verb  # noqa: PLC0415
+    from roboserve import down as verb
 
     raise typer.Exit(verb.run())
 
 
 @app.command()
 def status(
-    server: Annotated[str | None, typer.Option(help="http://HOST:PORT; the platform that `up` started when left out.")] = None,
+    server: Annotated[
+        str | None, typer.Option(help="http://HOST:PORT; the platform that `up` started when left out.")
+    ] = None,
     api_key_file: KeyFileOption = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the served models: revision, sessions, queue, batches, latency, errors."""
-    from roboserve import status as verb  # noqa: PLC0415
+    from roboserve import status as verb
 
     raise typer.Exit(verb.run(server, api_key_file, as_json=as_json))
 
@@ -66,7 +68,7 @@ def status(
 @app.command()
 def preflight(config: ConfigOption = EMBEDDED) -> None:
     """Check versions, configuration, keys, port and limits before a start; each failure comes with its mend."""
-    from roboserve import preflight as verb  # noqa: PLC0415
+    from roboserve import preflight as verb
 
     raise typer.Exit(verb.run(config))
 
@@ -81,7 +83,7 @@ def act(
     api_key_file: KeyFileOption = None,
 ) -> None:
     """Ask a served policy for one action chunk and print it, with where the time went."""
-    from roboserve import act as verb  # noqa: PLC0415
+    from roboserve import act as verb
 
     request = verb.ActCommand(instruction=instruction, server=server, images=tuple(image or ()), state=state, seed=seed)
     raise typer.Exit(verb.run(request, api_key_file))
@@ -98,7 +100,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the first scene.")] = 10_000,
 ) -> None:
     """Start the platform, let simulated robots do their tasks through it, and write a report with videos."""
-    from roboserve import demo as verb  # noqa: PLC0415
+    from roboserve import demo as verb
 
     given = {"episodes": episodes, "tasks": tuple(tasks.split(",")) if tasks else None, "robots": robots, "out": out}
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -108,10 +110,12 @@ def demo(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    name: Annotated[Literal["overhead", "fleet", "client_cost", "control_loop"], typer.Argument(help="Which benchmark.")],
+    name: Annotated[
+        Literal["overhead", "fleet", "client_cost", "control_loop"], typer.Argument(help="Which benchmark.")
+    ],
 ) -> None:
     """Run a benchmark; every figure comes with its ratio to a baseline of the same run."""
-    import importlib  # noqa: PLC0415
+    import importlib
 
     raise typer.Exit(importlib.import_module(f"benchmarks.{name}").main(context.args))
 
@@ -125,7 +129,7 @@ def keys_new(
     days: Annotated[int | None, typer.Option(help="Days until it expires.")] = None,
 ) -> None:
     """Make a key: the secret is printed once, its hash goes to the key file."""
-    from roboserve import keys as verb  # noqa: PLC0415
+    from roboserve import keys as verb
 
     raise typer.Exit(verb.new(key_id, role, file, policy=policy, days=days))
 
@@ -133,7 +137,7 @@ def keys_new(
 @k8s_app.command("render")
 def k8s_render(config: ConfigOption = CLUSTER) -> None:
     """Print the manifests for a cluster: RayService, NetworkPolicy, PodDisruptionBudget and the rest."""
-    from roboserve import k8s as verb  # noqa: PLC0415
+    from roboserve import k8s as verb
 
     raise typer.Exit(verb.render(config))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k8s.manifests import ClusterSettings, render as render_manifests
+from k8s.manifests import ClusterSettings
+from k8s.manifests import render as render_manifests
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,7 +24,9 @@ def new(key_id: str, role: Role, file: Path, *, policy: str | None, days: int | 
         key = make_key(key_id, role, policy=policy, expires=expires)
         records = yaml.safe_load(file.read_text("utf-8"))["keys"] if file.exists() else []
         if any(record["id"] == key_id for record in records):
-            console.print(f"[red]{file} has a key named {key_id!r} already[/red]; take another name, and drop the old one later")
+            console.print(
+                f"[red]{file} has a key named {key_id!r} already[/red]; take another name, and drop the old one later"
+            )
             return 2
         records.append(key.record.model_dump(mode="json", exclude_none=True))
         _write_private(file, yaml.safe_dump({"keys": records}, sort_keys=False))
@@ -32,7 +34,9 @@ def new(key_id: str, role: Role, file: Path, *, policy: str | None, days: int | 
     except (ValidationError, ValueError) as error:
         console.print(f"[red]{error}[/red]", highlight=False)
         return 2
-    console.print(f"Added {role} key {key_id!r} to {file}. This is its secret; it cannot be shown again:", highlight=False)
+    console.print(
+        f"Added {role} key {key_id!r} to {file}. This is its secret; it cannot be shown again:", highlight=False
+    )
     print(key.secret)
     return 0
 

@@ -32,12 +32,17 @@ def run(server: str | None, key_file: Path | None, *, as_json: bool) -> int:
             routes = client.get("/-/routes").raise_for_status().json()
             rows = [_row(client, prefix, name) for prefix, name in sorted(routes.items())]
     except httpx.HTTPError as error:
-        console.print(f"[red]Nothing answers at {url}[/red] ({type(error).__name__}); start it with: roboserve up", highlight=False)
+        console.print(
+            f"[red]Nothing answers at {url}[/red] ({type(error).__name__}); start it with: roboserve up",
+            highlight=False,
+        )
         return 1
     if as_json:
         print(json.dumps({"url": url, "models": rows}, indent=2))
         return 0
-    console.print(f"{url}  {'(pid ' + str(running.pid) + ', log ' + running.log + ')' if running else ''}", highlight=False)
+    console.print(
+        f"{url}  {'(pid ' + str(running.pid) + ', log ' + running.log + ')' if running else ''}", highlight=False
+    )
     _print(console, rows)
     return 0
 
@@ -85,12 +90,19 @@ def _mean(totals: Mapping[str, float], name: str, scale: float = 1.0) -> float |
 
 
 def _print(console: Console, rows: list[dict[str, Any]]) -> None:
-    table = Table("model", "route", "health", "revision", "sessions", "queue", "requests", "batch", "forward ms", "total ms")
+    table = Table(
+        "model", "route", "health", "revision", "sessions", "queue", "requests", "batch", "forward ms", "total ms"
+    )
     for row in rows:
         health = "[green]ok[/green]" if row["healthy"] else "[red]down[/red]"
-        figures = [row.get(name) for name in ("sessions", "queue", "requests", "mean_batch", "mean_forward_ms", "mean_request_ms")]
+        figures = [
+            row.get(name)
+            for name in ("sessions", "queue", "requests", "mean_batch", "mean_forward_ms", "mean_request_ms")
+        ]
         name, revision = str(row.get("model", row["application"])), str(row.get("revision", "-"))
-        table.add_row(name, row["route"], health, revision, *("-" if value is None else str(value) for value in figures))
+        table.add_row(
+            name, row["route"], health, revision, *("-" if value is None else str(value) for value in figures)
+        )
     console.print(table)
     for row in rows:
         errors = ", ".join(f"{code} {count}" for code, count in row.get("errors", {}).items()) or row.get("metrics")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -20,6 +19,7 @@ from serving.config import ConfigError, PlatformConfig, load_config
 from serving.preflight import run_checks
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import FrameType
 
 _READY = "ready:"
@@ -34,7 +34,7 @@ def run_foreground(config_path: Path, port: int | None) -> int:
     except ConfigError as error:
         console.print(f"[red]{config_path}[/red]\n{error}", highlight=False)
         return 2
-    from serving.launch import platform  # noqa: PLC0415  Ray reads its environment when this is entered
+    from serving.launch import platform
 
     stop = threading.Event()
 
@@ -43,7 +43,9 @@ def run_foreground(config_path: Path, port: int | None) -> int:
 
     signal.signal(signal.SIGTERM, _leave)
     try:
-        with platform(config, report=lambda line: print(line, flush=True), logs=state.state_folder() / "logs") as running:
+        with platform(
+            config, report=lambda line: print(line, flush=True), logs=state.state_folder() / "logs"
+        ) as running:
             print(f"logs: {running.logs}", flush=True)
             for number in (signal.SIGINT, signal.SIGTERM):  # only now: Ray takes them over when it starts
                 signal.signal(number, on_signal)
@@ -75,7 +77,12 @@ def run_background(config_path: Path, port: int | None) -> int:
     command += ["--port", str(port)] if port is not None else []
     with log.open("wb") as sink:
         process = subprocess.Popen(  # noqa: S603  our own interpreter and arguments, no shell
-            command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True, env=os.environ
+            command,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=os.environ,
         )
     return _wait(console, process, log, config_path)
 
@@ -96,7 +103,9 @@ def _wait(console: Console, process: subprocess.Popen[bytes], log: Path, config_
             for line in lines[shown:]:
                 if line.startswith(_READY):
                     url = line.removeprefix(_READY).strip()
-                    state.write(state.PlatformState(pid=process.pid, born=born, url=url, config=str(config_path), log=str(log)))
+                    state.write(
+                        state.PlatformState(pid=process.pid, born=born, url=url, config=str(config_path), log=str(log))
+                    )
                     _print_ready(console, url, config_path)
                     return 0
                 if line.startswith(("logs", "policy", "reward", "preference", "path", "vlm", "failed")):

@@ -1,6 +1,7 @@
 """API keys: who may call what. Keys are random, stored as SHA-256 only, and compared in constant time.
 
-A key has 256 random bits, so a plain SHA-256 at rest cannot be searched, and no slow hash is needed on the request path.
+A key has 256 random bits, so a plain SHA-256 at rest cannot be searched, and no slow hash is needed on the
+request path.
 """
 
 from __future__ import annotations
@@ -149,7 +150,9 @@ class KeyRing:
         if record is None:
             raise RoboserveError("unauthenticated", "authorization: this key is not known")
         if record.expires is not None and record.expires <= datetime.now(UTC):
-            raise RoboserveError("unauthenticated", f"authorization: key {record.id!r} expired on {record.expires:%Y-%m-%d}")
+            raise RoboserveError(
+                "unauthenticated", f"authorization: key {record.id!r} expired on {record.expires:%Y-%m-%d}"
+            )
         return Principal(id=record.id, record=record)
 
     def _find(self, digest: str) -> KeyRecord | None:

@@ -206,7 +206,9 @@ class Batcher(Generic[Item, Result]):
             self._activity.touch(session, now)
             self._supersede(session)
         if self._depth >= self._settings.max_queue:
-            raise self._dropped("overloaded", f"queue: {self._depth} requests waiting, limit {self._settings.max_queue}")
+            raise self._dropped(
+                "overloaded", f"queue: {self._depth} requests waiting, limit {self._settings.max_queue}"
+            )
         waiting = self._enqueue(item, key, cost, deadline, session, now)
         try:
             return await waiting.done
@@ -277,7 +279,7 @@ class Batcher(Generic[Item, Result]):
         return waiting
 
     def _on_loop_end(self, task: asyncio.Task[None]) -> None:
-        """Leave nobody waiting when the loop ends by a fault of ours; the health check then fails and a restart follows."""
+        """Leave nobody waiting when the loop ends by a fault of ours; the health check then fails."""
         if task.cancelled():
             return
         self._closed = True
@@ -349,7 +351,9 @@ class Batcher(Generic[Item, Result]):
                 continue
             if waiting.deadline is not None and waiting.deadline <= now:
                 late = (now - waiting.deadline) * 1e3
-                self._fail(waiting, self._dropped("deadline_exceeded", f"deadline: passed {late:.0f} ms ago in the queue"))
+                self._fail(
+                    waiting, self._dropped("deadline_exceeded", f"deadline: passed {late:.0f} ms ago in the queue")
+                )
             elif (batch and waiting.key != batch[0].key) or cost + waiting.cost > self._settings.max_cost:
                 others.append(waiting)
             else:
@@ -391,7 +395,7 @@ class Batcher(Generic[Item, Result]):
             outcomes = list(self._forward(items))
             if len(outcomes) != len(items):
                 raise ValueError(f"the forward gave {len(outcomes)} results for {len(items)} items")
-        except Exception as error:  # the fault of one item, or of all: asking each alone tells which
+        except Exception as error:  # noqa: BLE001  the fault of one item, or of all: asking each alone tells which
             if len(items) == 1:
                 return [_as_typed(error)]
             return [self._outcomes([item])[0] for item in items]

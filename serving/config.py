@@ -1,8 +1,8 @@
 """One YAML file is the platform's configuration and a valid Ray Serve configuration at once.
 
-Ray Serve lets unknown keys pass and reports wrong values without a place. Here the file is checked whole, before anything
-starts: Ray's own keys against Ray's schema, each application's `args` against the model of its `import_path`; a wrong key
-or value is refused with its line and what is allowed.
+Ray Serve lets unknown keys pass and reports wrong values without a place. Here the file is checked whole, before
+anything starts: Ray's own keys against Ray's schema, each application's `args` against the model of its `import_path`;
+a wrong key or value is refused with its line and what is allowed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import difflib
 import importlib
 import typing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +21,7 @@ from serving.auth import is_loopback
 if TYPE_CHECKING:
     from pathlib import Path
 
+_RAY_HOST = "0.0.0.0"  # noqa: S104  where Ray Serve binds when nothing is said
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 
@@ -33,7 +34,9 @@ class Strict(BaseModel):
 class LimitSettings(Strict):
     """Caps on what one peer may ask for."""
 
-    message_bytes: int = Field(16 * 1024 * 1024, ge=1024, le=16 * 1024 * 1024, description="uvicorn's cap is 16 MiB too")
+    message_bytes: int = Field(
+        16 * 1024 * 1024, ge=1024, le=16 * 1024 * 1024, description="uvicorn's cap is 16 MiB too"
+    )
     image_pixels: int = Field(2048 * 2048, ge=1, description="height x width of one image, checked before decoding")
     sessions: int = Field(256, ge=1, description="open websocket sessions of one replica")
     in_flight: int = Field(8, ge=1, description="unanswered requests of one session")
@@ -70,14 +73,18 @@ class ServiceArgs(Strict):
 class FactorySettings(Strict):
     """A class by import path, and its configuration: adding a model never edits a list."""
 
-    factory: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:Class; Class.Config is its configuration")
+    factory: str = Field(
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:Class; Class.Config is its configuration"
+    )
     config: dict[str, Any] = Field(default_factory=dict)
 
 
 class OpenpiKeys(Strict):
     """Names that a stock openpi client uses for this policy's inputs."""
 
-    images: dict[str, str] = Field(default_factory=dict, description="their key to our camera; empty accepts observation/CAMERA")
+    images: dict[str, str] = Field(
+        default_factory=dict, description="their key to our camera; empty accepts observation/CAMERA"
+    )
     state: str = "observation/state"
     prompt: str = "prompt"
     default_prompt: str | None = Field(None, description="used when a message carries none")
@@ -88,7 +95,6 @@ class PolicyArgs(ServiceArgs):
 
     policy: FactorySettings
     openpi: OpenpiKeys = OpenpiKeys()
-    default: Literal[True, False] = Field(False, description="route_prefix is /; it answers at /policy/NAME as well")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +128,7 @@ class PlatformConfig:
     @property
     def host(self) -> str:
         """Address that the platform binds."""
-        return str(self.raw.get("http_options", {}).get("host", "0.0.0.0"))  # noqa: S104  Ray Serve's own default
+        return str(self.raw.get("http_options", {}).get("host", _RAY_HOST))
 
     def with_port(self, port: int) -> PlatformConfig:
         """Return the same configuration on another port."""
@@ -222,7 +228,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _ray_problems(raw: dict[str, Any], lines: _Lines) -> list[Problem]:
-    from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415  one second, and only wanted here
+    from ray.serve.schema import ServeDeploySchema
 
     found = [
         Problem(line=lines.of(path), where=".".join(map(str, path)), text=text)
@@ -272,11 +278,13 @@ def _args(raw: dict[str, Any], lines: _Lines) -> tuple[dict[str, BaseModel], lis
 
 def _exposure_problems(raw: dict[str, Any], args: dict[str, BaseModel], lines: _Lines) -> list[Problem]:
     """Refuse to bind beyond loopback while any application has no keys."""
-    host = str((raw.get("http_options") or {}).get("host", "0.0.0.0"))  # noqa: S104  Ray Serve's own default
+    host = str((raw.get("http_options") or {}).get("host", _RAY_HOST))
     if is_loopback(host):
         return []
     bare = [name for name, model in args.items() if isinstance(model, ServiceArgs) and model.auth.keys_file is None]
     if not bare:
         return []
-    text = f"{host!r} is reachable from other machines, and {', '.join(bare)} has no auth.keys_file; bind 127.0.0.1 or add keys"
+    text = (
+        f"{host!r} is reachable from elsewhere, and {', '.join(bare)} has no auth.keys_file; bind 127.0.0.1 or add keys"
+    )
     return [Problem(line=lines.of(("http_options", "host")), where="http_options.host", text=text)]

@@ -1,6 +1,6 @@
-"""The applications of `configs/embedded.yaml` as importable objects, for tools that want one (`serve build`, `serve run`).
+"""The applications of `configs/embedded.yaml` as importable objects, for `serve build` and `serve run`.
 
-    serve build serving.embedded:policy_metaworld -o serve.yaml && serve deploy serve.yaml
+serve build serving.embedded:policy_metaworld -o serve.yaml && serve deploy serve.yaml
 """
 
 from __future__ import annotations

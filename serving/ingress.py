@@ -1,4 +1,4 @@
-"""The ingress that every deployment reuses: a bare ASGI application with auth, limits, typed errors, health and sessions.
+"""The ingress that every deployment reuses: bare ASGI with auth, limits, typed errors, health and sessions.
 
 It is an ASGI callable rather than a web framework's, since it stands on the path of every observation: routing is one
 dictionary look-up. A service brings its HTTP routes and its websocket dialects; the ingress does the rest.
@@ -71,12 +71,25 @@ class Route:
 class Service(Protocol):
     """What the ingress needs of a served model."""
 
-    family: str
-    name: str
-    routes: Mapping[tuple[str, str], Route]
-    """(method, path below the service) to route."""
-    dialects: Mapping[str | None, Dialect]
-    """Websocket subprotocol to dialect; None: for clients that ask for no subprotocol."""
+    @property
+    def family(self) -> str:
+        """Family of the model, one of `FAMILIES`."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name of the served model."""
+        ...
+
+    @property
+    def routes(self) -> Mapping[tuple[str, str], Route]:
+        """(method, path below the service) to route."""
+        ...
+
+    @property
+    def dialects(self) -> Mapping[str | None, Dialect]:
+        """Websocket subprotocol to dialect; None: for clients that ask for no subprotocol."""
+        ...
 
 
 class PeerGoneError(Exception):
@@ -270,7 +283,9 @@ class Ingress:
                 return name, self._service.dialects[name]
         if offered:
             known = ", ".join(name for name in self._service.dialects if name)
-            raise RoboserveError("not_found", f"subprotocol: none of {', '.join(offered)[:128]} is spoken; known are {known}")
+            raise RoboserveError(
+                "not_found", f"subprotocol: none of {', '.join(offered)[:128]} is spoken; known are {known}"
+            )
         return None, self._service.dialects[None]
 
     async def _converse(self, session: WebsocketSession, dialect: Dialect) -> None:
@@ -302,7 +317,7 @@ async def _quietly(closing: Awaitable[None]) -> None:
 def log_error(error: RoboserveError, *, service: str, transport: str) -> None:
     """Write one line for an error; a fault of ours or of a model with its cause, a client's without."""
     extra = {"code": error.code, "request": error.request_id, "model": service, "transport": transport}
-    if error.kind.http == 500:  # noqa: PLR2004  an HTTP status
+    if error.kind.http == 500:
         logger.error("%s", error, extra=extra, exc_info=error.__cause__)
     else:
         logger.info("%s", error, extra=extra)
@@ -316,7 +331,7 @@ def _error_reply(error: RoboserveError, headers: Mapping[bytes, bytes]) -> HttpR
 
 async def _send_reply(send: Send, reply: HttpReply) -> None:
     headers = [(b"content-type", reply.content_type.encode()), (b"content-length", str(len(reply.body)).encode())]
-    if reply.status == 429:  # noqa: PLR2004  an HTTP status
+    if reply.status == 429:
         headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

@@ -1,6 +1,6 @@
 """The platform on one machine: Ray, HAProxy and the applications of one configuration, owned by one process.
 
-The same file goes to a cluster with `serve deploy`. Here everything belongs to the process that called `start`, binds to
+The same file goes to a cluster with `serve deploy`. Here everything belongs to the process that called it, binds to
 loopback unless the configuration says otherwise, and ends with it.
 """
 
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+
+from serving.auth import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,8 +96,8 @@ def platform(
     """
     runtime_dir = Path(tempfile.mkdtemp(prefix="roboserve-"))
     os.environ.update(serve_environment(runtime_dir))
-    import ray  # noqa: PLC0415  after the environment
-    from ray import serve  # noqa: PLC0415
+    import ray  # after the environment
+    from ray import serve
 
     try:
         ray.init(
@@ -111,18 +113,22 @@ def platform(
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         _deploy(config)
         _wait_until_running(config, report, timeout_s)
-        host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104  a comparison
-        url = f"http://{host}:{config.port}"
-        yield RunningPlatform(url=url, applications=tuple(config.args), logs=_log_folder(runtime_dir))
+        yield RunningPlatform(url=_local_url(config), applications=tuple(config.args), logs=_log_folder(runtime_dir))
     finally:
         descendants = psutil.Process().children(recursive=True)
         with contextlib.suppress(Exception):  # whatever state it is in, the processes below must end
-            serve.shutdown()
+            serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
         _end(descendants)
         if logs is not None:
             shutil.copytree(_log_folder(runtime_dir), logs, dirs_exist_ok=True)
         shutil.rmtree(runtime_dir, ignore_errors=True)
+
+
+def _local_url(config: PlatformConfig) -> str:
+    """Where this machine itself reaches the platform."""
+    host = config.host if is_loopback(config.host) else "127.0.0.1"
+    return f"http://{host}:{config.port}"
 
 
 def _log_folder(runtime_dir: Path) -> Path:
@@ -143,9 +149,9 @@ def _end(processes: list[psutil.Process]) -> None:
 
 def _deploy(config: PlatformConfig) -> None:
     """Hand the configuration to Serve's controller, as `serve run CONFIG` does."""
-    from ray import serve  # noqa: PLC0415
-    from ray.serve.context import _get_global_client  # noqa: PLC0415
-    from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415
+    from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
 
     schema = ServeDeploySchema.model_validate(config.raw)
     serve.start(
@@ -153,11 +159,14 @@ def _deploy(config: PlatformConfig) -> None:
         http_options=schema.http_options.model_dump(),
         logging_config=schema.logging_config,
     )
-    _get_global_client().deploy_apps(schema)
+    client = _get_global_client()
+    if client is None:
+        raise RuntimeError("Ray Serve did not start")
+    client.deploy_apps(schema)
 
 
 def _wait_until_running(config: PlatformConfig, report: Callable[[str], None], timeout_s: float) -> None:
-    from ray import serve  # noqa: PLC0415
+    from ray import serve
 
     deadline = time.monotonic() + timeout_s
     seen: dict[str, str] = {}
@@ -169,9 +178,9 @@ def _wait_until_running(config: PlatformConfig, report: Callable[[str], None], t
                 report(f"{name}: {str(application.status.value).lower().replace('_', ' ')}")
             if application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
                 raise RuntimeError(f"{name} failed to start: {_reason(application)}")
-        if set(config.args) <= {name for name, application in applications.items() if application.status == "RUNNING"}:
-            if _answers(config):
-                return
+        running = {name for name, application in applications.items() if application.status == "RUNNING"}
+        if set(config.args) <= running and _answers(config):
+            return
         time.sleep(0.1)
     raise RuntimeError(f"not running after {timeout_s:g} s: {seen}")
 
@@ -183,13 +192,10 @@ def _reason(application: Any) -> str:
 
 def _answers(config: PlatformConfig) -> bool:
     """Whether the proxy lets a request through to every application's own health route."""
-    import httpx  # noqa: PLC0415
+    import httpx
 
     prefixes = [str(application.get("route_prefix", "/")).rstrip("/") for application in config.raw["applications"]]
-    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104  a comparison
     try:
-        return all(
-            httpx.get(f"http://{host}:{config.port}{prefix}/healthz", timeout=5.0).is_success for prefix in prefixes
-        )
+        return all(httpx.get(f"{_local_url(config)}{prefix}/healthz", timeout=5.0).is_success for prefix in prefixes)
     except httpx.TransportError:
         return False

@@ -1,7 +1,8 @@
 """What an operator sees of one replica, in Prometheus terms.
 
-Each replica counts in its own registry (a few microseconds a request) and shows it at its `/metrics` route. A thread copies
-the samples to Ray's metrics every few seconds, so that a scrape of the nodes sees all replicas without asking each.
+Each replica counts in its own registry (a few microseconds a request) and shows it at its `/metrics` route. A thread
+copies the samples to Ray's metrics every few seconds, so that a scrape of the nodes sees all
+replicas without asking each.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class RayMetricsBridge:
                         self._gauge(sample.name, sample.labels).set(sample.value, tags=dict(sample.labels))
 
     def _gauge(self, name: str, labels: Mapping[str, str]) -> Any:
-        from ray.util.metrics import Gauge as RayGauge  # noqa: PLC0415  Ray is loaded on replicas only
+        from ray.util.metrics import Gauge as RayGauge
 
         if name not in self._gauges:
             self._gauges[name] = RayGauge(name, description="copied from the replica", tag_keys=tuple(labels))

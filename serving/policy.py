@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -27,7 +27,7 @@ from serving.batcher import Batcher, BatchSettings, Served
 from serving.config import PolicyArgs
 from serving.dialects.native import NativeDialect
 from serving.dialects.openpi import OpenpiDialect
-from serving.ingress import MSGPACK, HttpReply, HttpRequest, Ingress, Route, log_error
+from serving.ingress import MSGPACK, Dialect, HttpReply, HttpRequest, Ingress, Route, log_error
 from serving.metrics import RayMetricsBridge, ServiceMetrics
 from serving.requests import ActRequest, parse_act, request_id_of, short_text
 from serving.sessions import ChunkMemory, SessionKey
@@ -73,7 +73,12 @@ def make_policy(args: PolicyArgs) -> Policy:
 
 def contract_of(spec: PolicySpec, args: PolicyArgs) -> PolicyContract:
     """Return the contract that robots see: the model's spec and this server's limits."""
-    supports = {"rtc": spec.supports_rtc, "seed": spec.supports_seed, "integration_steps": spec.integration_steps > 0, "reset": True}
+    supports = {
+        "rtc": spec.supports_rtc,
+        "seed": spec.supports_seed,
+        "integration_steps": spec.integration_steps > 0,
+        "reset": True,
+    }
     return PolicyContract(
         model=args.name,
         revision=spec.revision,
@@ -98,14 +103,16 @@ def contract_of(spec: PolicySpec, args: PolicyArgs) -> PolicyContract:
 
 
 def checked_forward(policy: Policy) -> Callable[[Sequence[ActItem]], list[ActionChunk | Exception]]:
-    """Return the forward that the batcher runs: a chunk that is not usable becomes that item's error, never an answer."""
+    """Return the forward that the batcher runs: an unusable chunk becomes its item's error, never an answer."""
     low, high = np.array(policy.spec.action.low), np.array(policy.spec.action.high)
     slack = _LIMIT_TOLERANCE * (high - low)
     shape = (policy.spec.chunk_length, policy.spec.action.size)
 
     def check(chunk: ActionChunk) -> ActionChunk | Exception:
         if chunk.actions.shape != shape:
-            return RoboserveError("invalid_output", f"actions: the policy gave shape {chunk.actions.shape}, promised {shape}")
+            return RoboserveError(
+                "invalid_output", f"actions: the policy gave shape {chunk.actions.shape}, promised {shape}"
+            )
         if not np.isfinite(chunk.actions).all():
             return RoboserveError("invalid_output", "actions: the policy gave values that are not finite")
         if ((chunk.actions < low - slack) | (chunk.actions > high + slack)).any():
@@ -141,7 +148,10 @@ class PolicyServer:
         self._batcher: Batcher[ActItem, ActionChunk] = Batcher(
             checked_forward(self._policy), _batch_settings(args), observer=self.metrics
         )
-        self.dialects = {PROTOCOL: NativeDialect(self), None: OpenpiDialect(self, args.openpi)}
+        self.dialects: dict[str | None, Dialect] = {
+            PROTOCOL: NativeDialect(self),
+            None: OpenpiDialect(self, args.openpi),
+        }
         self.routes = {
             ("GET", "/healthz"): Route(handler=self._healthz, access="public"),
             ("GET", "/contract"): Route(handler=self._contract),
@@ -161,7 +171,9 @@ class PolicyServer:
         )
         started = time.perf_counter()
         self._policy.act([ActItem(observation=blank)])
-        logger.info("policy ready", extra={"model": self.name, "warm_up_ms": round((time.perf_counter() - started) * 1e3, 1)})
+        logger.info(
+            "policy ready", extra={"model": self.name, "warm_up_ms": round((time.perf_counter() - started) * 1e3, 1)}
+        )
 
     def check_health(self) -> None:
         """Raise when this replica can serve no more: the batcher ended, or a forward hangs."""
@@ -210,17 +222,24 @@ class PolicyServer:
             RoboserveError: see `Batcher.submit`; `not_found` for an adapter that is not served.
         """
         if request.adapter is not None and request.adapter not in self.contract.adapters:
-            raise RoboserveError("not_found", f"adapter: {request.adapter!r} is not served; known are {list(self.contract.adapters)}")
+            raise RoboserveError(
+                "not_found", f"adapter: {request.adapter!r} is not served; known are {list(self.contract.adapters)}"
+            )
         key = SessionKey(principal.id, request.session)
         options = request.options
         if request.executed is not None and options.leftover is None:
             options = replace(options, leftover=self._memory.leftover(key, request.executed))
-        item = ActItem(observation=request.observation, session=request.session, adapter=request.adapter, options=options)
+        item = ActItem(
+            observation=request.observation, session=request.session, adapter=request.adapter, options=options
+        )
         deadline = None
         if request.deadline_ms is not None:
             deadline = time.monotonic() + request.deadline_ms / 1e3 - (time.perf_counter() - received)
         served = await self._batcher.submit(
-            item, key=(request.adapter, options.integration_steps, options.leftover is not None), deadline=deadline, session=key
+            item,
+            key=(request.adapter, options.integration_steps, options.leftover is not None),
+            deadline=deadline,
+            session=key,
         )
         if self.spec.supports_rtc:
             self._memory.remember(key, served.result.model_actions)
@@ -258,7 +277,7 @@ class PolicyServer:
         except RoboserveError as raised:
             error = raised.with_request_id(request_id_of(message))
             error.__cause__ = raised.__cause__
-        except Exception as raised:  # a fault of ours: the peer gets a typed error, the log gets the cause
+        except Exception as raised:  # noqa: BLE001  a fault of ours: the peer gets a typed error, the log gets the cause
             error = RoboserveError("internal", "the server failed on this request", request_id=request_id_of(message))
             error.__cause__ = raised
         if message.get("type", "act") == "act":
@@ -294,7 +313,9 @@ class PolicyServer:
     async def _native_http(self, request: HttpRequest, kind: str) -> HttpReply:
         message = self.decode(request.body)
         if message.setdefault("type", kind) != kind:
-            raise RoboserveError("invalid_request", f"type: {str(message['type'])[:40]!r} does not belong to this route")
+            raise RoboserveError(
+                "invalid_request", f"type: {str(message['type'])[:40]!r} does not belong to this route"
+            )
         session = "http-" + secrets.token_hex(8)  # of its own: anonymous callers must not replace each other's requests
         body = await self.answer(message, request.principal, session=session, received=request.received)
         return HttpReply(body=body, status=_status_of(body))
@@ -316,11 +337,11 @@ class PolicyServer:
 
 
 # The reasons of these values:
-# - max_ongoing_requests: a websocket is one ongoing request for its life, so Serve's default of 5 would admit five robots;
-#   the session limit is ours, with a typed refusal, and lies below.
+# - max_ongoing_requests: a websocket is one ongoing request for its life, so Serve's default of 5 would admit five
+#   robots; the session limit is ours, with a typed refusal, and lies below.
 # - max_queued_requests: nothing should wait in Serve's queue, where no deadline is known.
-# - health checks: a robot holds while its replica is dead, so death is noticed in seconds, not in the default half minute.
-# - graceful shutdown: an act takes tens of milliseconds; sessions are told to reconnect, so nothing is gained by waiting long.
+# - health checks: a robot holds while its replica is dead, so death is noticed in seconds, not in half a minute.
+# - graceful shutdown: an act takes tens of milliseconds and sessions are told to reconnect: a long wait gains nothing.
 @serve.deployment(
     name="PolicyService",
     max_ongoing_requests=1024,
@@ -335,7 +356,7 @@ class PolicyService:
     """The deployment: a `PolicyServer` inside a Ray Serve replica."""
 
     def __init__(self, args: PolicyArgs) -> None:
-        # The forward shares the interpreter with the event loop: a shorter switch keeps other sessions answered meanwhile.
+        # The forward shares the interpreter with the event loop: a shorter switch keeps the other sessions answered.
         sys.setswitchinterval(0.0005)
         self._server = PolicyServer(args, replica=serve.get_replica_context().replica_id.unique_id)
         self._bridge = RayMetricsBridge(self._server.metrics.registry)
@@ -358,7 +379,8 @@ def build(args: PolicyArgs) -> serve.Application:
 
     Ray Serve hands over a plain map, for it reads annotations that are evaluated and ours are not.
     """
-    return PolicyService.bind(PolicyArgs.model_validate(args))
+    deployment = cast("serve.Deployment", PolicyService)  # what the decorators make of the class
+    return deployment.bind(PolicyArgs.model_validate(args))
 
 
 def _keys(args: PolicyArgs) -> KeyRing:

@@ -58,7 +58,11 @@ def run_checks(config_path: Path, *, starting: bool = True) -> list[Check]:
 
 def _versions() -> Check:
     found = {name: importlib.metadata.version(name) for name in FLOORS}
-    low = [f"{name} {found[name]} (needs {floor})" for name, floor in FLOORS.items() if Version(found[name]) < Version(floor)]
+    low = [
+        f"{name} {found[name]} (needs {floor})"
+        for name, floor in FLOORS.items()
+        if Version(found[name]) < Version(floor)
+    ]
     finding = ", ".join(f"{name} {version}" for name, version in found.items())
     return Check(name="versions", finding=finding, mend=f"upgrade {', '.join(low)}" if low else "")
 
@@ -71,7 +75,7 @@ def _haproxy() -> Check:
 
 
 def _keys(config: PlatformConfig) -> Check:
-    from pathlib import Path as FilePath  # noqa: PLC0415  only its type is wanted at import
+    from pathlib import Path as FilePath
 
     files = {model.auth.keys_file for model in config.args.values() if isinstance(model, ServiceArgs)}
     try:
@@ -92,7 +96,9 @@ def _port(config: PlatformConfig) -> Check:
             probe.bind((config.host, config.port))
         except OSError as error:
             text = f"{config.host}:{config.port}: {error.strerror}"
-            return Check(name="port", finding=text, mend="stop what holds it (roboserve down), or set http_options.port")
+            return Check(
+                name="port", finding=text, mend="stop what holds it (roboserve down), or set http_options.port"
+            )
     return Check(name="port", finding=f"{config.host}:{config.port} is free")
 
 
@@ -107,10 +113,10 @@ def _descriptors() -> Check:
 
 
 def _shared_memory() -> Check:
-    stats = os.statvfs("/dev/shm")  # noqa: S108  Ray's object store is there
+    stats = os.statvfs("/dev/shm")  # noqa: S108  where Ray keeps its objects
     free_mib = stats.f_bavail * stats.f_frsize // 2**20
     return Check(
         name="shared memory",
         finding=f"{free_mib} MiB free in /dev/shm",
-        mend="" if free_mib >= 256 else "give the container at least 256 MiB of /dev/shm",  # noqa: PLR2004
+        mend="" if free_mib >= 256 else "give the container at least 256 MiB of /dev/shm",
     )

@@ -105,19 +105,25 @@ def parse_observation(observation: Mapping[str, Any], spec: PolicySpec, *, max_p
 def _images(images: Any, spec: PolicySpec, max_pixels: int) -> dict[str, NDArray[np.uint8]]:
     wanted = {camera.name: camera for camera in spec.cameras}
     if not isinstance(images, dict):
-        raise RoboserveError("invalid_request", f"observation.images: must be a map with {', '.join(wanted) or 'no cameras'}")
+        raise RoboserveError(
+            "invalid_request", f"observation.images: must be a map with {', '.join(wanted) or 'no cameras'}"
+        )
     missing, extra = sorted(set(wanted) - set(images)), sorted(set(images) - set(wanted))
     if missing:
         raise RoboserveError("invalid_request", f"observation.images: camera {', '.join(missing)} is missing")
     if extra:
         names = ", ".join(extra)[:200]
-        raise RoboserveError("invalid_request", f"observation.images: unknown camera {names}; the policy has {', '.join(wanted)}")
+        raise RoboserveError(
+            "invalid_request", f"observation.images: unknown camera {names}; the policy has {', '.join(wanted)}"
+        )
     decoded = {}
     for name, camera in wanted.items():
         image = decode_image(images[name], field=f"observation.images.{name}", max_pixels=max_pixels)
         if image.shape[:2] != (camera.height, camera.width):
             given, needed = f"{image.shape[1]} x {image.shape[0]}", f"{camera.width} x {camera.height}"
-            raise RoboserveError("invalid_image", f"observation.images.{name}: {given} pixels, the policy needs {needed}")
+            raise RoboserveError(
+                "invalid_image", f"observation.images.{name}: {given} pixels, the policy needs {needed}"
+            )
         decoded[name] = image
     return decoded
 
@@ -131,7 +137,9 @@ def check_state(state: Any, spec: PolicySpec) -> NDArray[np.float32]:
     if not isinstance(state, np.ndarray) or state.dtype.kind not in "fiu":
         raise RoboserveError("invalid_state", "observation.state: must be a numeric array")
     if state.shape != (spec.state.size,):
-        raise RoboserveError("invalid_state", f"observation.state: shape {state.shape}, the policy needs ({spec.state.size},)")
+        raise RoboserveError(
+            "invalid_state", f"observation.state: shape {state.shape}, the policy needs ({spec.state.size},)"
+        )
     with np.errstate(over="ignore"):
         values = state.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(values))
@@ -155,10 +163,21 @@ def check_instruction(instruction: Any, spec: PolicySpec) -> str:
 
 
 def _options(options: Mapping[str, Any], spec: PolicySpec) -> ActOptions:
-    known = {"seed", "integration_steps", "inference_delay", "leftover", "executed", "execution_horizon", "return_model_actions"}
+    known = {
+        "seed",
+        "integration_steps",
+        "inference_delay",
+        "leftover",
+        "executed",
+        "execution_horizon",
+        "return_model_actions",
+    }
     unknown = sorted(set(options) - known)
     if unknown:
-        raise RoboserveError("invalid_request", f"options: unknown entries {', '.join(unknown)[:200]}; known are {', '.join(sorted(known))}")
+        raise RoboserveError(
+            "invalid_request",
+            f"options: unknown entries {', '.join(unknown)[:200]}; known are {', '.join(sorted(known))}",
+        )
     parsed = ActOptions(
         seed=_integer(options, "seed", 0, 2**63 - 1),
         integration_steps=_integer(options, "integration_steps", 1, _MAX_STEPS),
@@ -168,7 +187,9 @@ def _options(options: Mapping[str, Any], spec: PolicySpec) -> ActOptions:
     )
     asked_rtc = parsed.leftover is not None or options.get("executed") is not None
     if asked_rtc and not spec.supports_rtc:
-        raise RoboserveError("invalid_request", f"options.leftover: policy {spec.id!r} does not support real-time chunking")
+        raise RoboserveError(
+            "invalid_request", f"options.leftover: policy {spec.id!r} does not support real-time chunking"
+        )
     return parsed
 
 

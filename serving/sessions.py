@@ -43,7 +43,7 @@ class ChunkMemory:
         """Return the rows of the last chunk that were not played; None when all were.
 
         Raises:
-            RoboserveError: `invalid_request` when this replica knows no chunk of the session (a reconnect is a new session).
+            RoboserveError: `invalid_request` when this replica knows no chunk of the session.
         """
         chunk = self._chunks.get(key)
         if chunk is None:

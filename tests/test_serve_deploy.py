@@ -7,8 +7,8 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
@@ -18,6 +18,9 @@ import yaml
 
 from clients.policy import PolicyClient
 from serving.launch import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = ROOT / "serving" / "configs" / "embedded.yaml"
@@ -33,7 +36,9 @@ def environment() -> dict[str, str]:
 def dashboard(environment: dict[str, str]) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "tests.ray_head", str(port)]
-    head = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    head = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert head.stdout is not None
     assert any(line.startswith("ready") for line in head.stdout)
     yield f"http://127.0.0.1:{port}"
@@ -45,7 +50,9 @@ def dashboard(environment: dict[str, str]) -> Iterator[str]:
 
 
 def _serve(*arguments: str, environment: dict[str, str]) -> str:
-    done = subprocess.run([SERVE, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [SERVE, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -92,7 +99,7 @@ def test_serve_deploy_takes_the_embedded_configuration_and_then_what_serve_build
 
 
 def _chunk(port: int) -> np.ndarray:
-    from clients.policy import ActOptions  # noqa: PLC0415
+    from clients.policy import ActOptions
 
     with PolicyClient(f"ws://127.0.0.1:{port}", connect_timeout_s=20) as client:
         contract = client.contract

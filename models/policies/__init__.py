@@ -1,1 +1,1 @@
-"""Policies behind one contract (`models.policies.contract`); a new one is one file here and a line in a configuration."""
+"""Policies behind one contract (`models.policies.contract`); adding one is one file and a line in a configuration."""

@@ -40,7 +40,9 @@ class Interface:
             id=name,
             revision=revision,
             content_hash=hashlib.sha256(f"{name}:{revision}:{self}".encode()).hexdigest(),
-            cameras=tuple(CameraSpec(name=camera, height=self.image_size, width=self.image_size) for camera in self.cameras),
+            cameras=tuple(
+                CameraSpec(name=camera, height=self.image_size, width=self.image_size) for camera in self.cameras
+            ),
             state=_vector("s", self.state_size, "absolute", 1e6),
             action=_vector("a", self.action_size, self.action_kind, 1.0),
             control_hz=self.control_hz,
@@ -104,8 +106,10 @@ class ReplayPolicy:
     def __init__(self, config: Config) -> None:
         path = Path(config.actions)
         self._actions: NDArray[np.float32] = np.load(path, allow_pickle=False).astype(np.float32)
-        if self._actions.ndim != 2 or self._actions.shape[1] != config.interface.action_size:  # noqa: PLR2004
-            raise ValueError(f"actions: {path.name} has shape {self._actions.shape}, needs (n, {config.interface.action_size})")
+        if self._actions.ndim != 2 or self._actions.shape[1] != config.interface.action_size:
+            raise ValueError(
+                f"actions: {path.name} has shape {self._actions.shape}, needs (n, {config.interface.action_size})"
+            )
         revision = hashlib.sha256(self._actions.tobytes()).hexdigest()[:12]
         self._interface = config.interface
         self._spec = config.interface.spec("replay", revision=revision)
@@ -164,7 +168,7 @@ class SlowPolicy:
 class CrashingPolicy:
     """Raises, or answers NaN, when the instruction asks for it: the test of everybody else's safety.
 
-    "raise" raises; "nan" answers NaN; "short" answers too few rows; "die" ends the process; anything else answers zeros.
+    "raise" raises; "nan" answers NaN; "short" answers too few rows; "die" ends the process; all else answers zeros.
     """
 
     @dataclass(frozen=True, kw_only=True)

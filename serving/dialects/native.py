@@ -1,4 +1,4 @@
-"""The native websocket dialect (`roboserve.v1`): the contract first, then requests that may overlap, each with its id."""
+"""The native websocket dialect (`roboserve.v1`): the contract first, then requests that may overlap, by their ids."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class NativeDialect:
     """Speaks the native protocol for a policy.
 
-    A bad field costs its request an error and nothing else. Bytes that are no message of the protocol end the session after
-    a typed error, since nothing that follows them can be trusted to line up.
+    A bad field costs its request an error and nothing else. Bytes that are no message of the protocol end the session
+    after a typed error, since nothing that follows them can be trusted to line up.
     """
 
     def __init__(self, server: PolicyServer) -> None:

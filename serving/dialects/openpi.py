@@ -1,8 +1,8 @@
 """The dialect of stock openpi clients: metadata first, then strict ping-pong (openpi, websocket_policy_server.py).
 
-An observation is a flat or nested map with the client's own keys, images of any size are resized with padding as openpi's
-transforms do, and results carry `server_timing` and `policy_timing`. An error is one text frame and close code 1011; the
-text is our typed message, where the original sends its traceback.
+An observation is a flat or nested map with the client's own keys, images of any size are resized with padding as
+openpi's transforms do, and results carry `server_timing` and `policy_timing`. An error is one text frame and close code
+1011; the text is our typed message, where the original sends its traceback.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class OpenpiDialect:
 
     def _image(self, value: Any, key: str, camera: str) -> np.ndarray[Any, Any]:
         """Accept uint8 as height x width x 3 or, as ALOHA clients send it, 3 x height x width; resize with padding."""
-        if isinstance(value, np.ndarray) and value.ndim == _HWC_DIMS and value.shape[0] == 3 != value.shape[2]:  # noqa: PLR2004
+        if isinstance(value, np.ndarray) and value.ndim == _HWC_DIMS and value.shape[0] == 3 != value.shape[2]:
             value = np.ascontiguousarray(np.moveaxis(value, 0, 2))
         image = decode_image(value, field=key, max_pixels=self._server.limits.image_pixels)
         wanted = next(item for item in self._server.spec.cameras if item.name == camera)
