@@ -18,6 +18,7 @@ WireImage = Union[bytes, Array]
 
 _MAGIC = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"))
 DEFAULT_PIXELS = 4096 * 4096
+_MAX_SCANS = 100
 
 
 def encode_image(image: Array, codec: str = "jpeg", *, quality: int = 90) -> WireImage:
@@ -59,6 +60,8 @@ def decode_image(value: Any, *, field: str, max_pixels: int = DEFAULT_PIXELS) ->
     kind = next((name for magic, name in _MAGIC if value.startswith(magic)), None)
     if kind is None:
         raise RoboserveError("invalid_image", f"{field}: neither JPEG nor PNG")
+    if kind == "JPEG" and value.count(b"\xff\xda") > _MAX_SCANS:
+        raise RoboserveError("too_large", f"{field}: over {_MAX_SCANS} scans, each as dear as a picture")
     try:
         with Image.open(io.BytesIO(value), formats=(kind,)) as image:
             width, height = image.size
@@ -69,6 +72,8 @@ def decode_image(value: Any, *, field: str, max_pixels: int = DEFAULT_PIXELS) ->
             return np.array(image.convert("RGB"), dtype=np.uint8)
     except RoboserveError:
         raise
+    except Image.DecompressionBombError as error:
+        raise RoboserveError("too_large", f"{field}: more pixels than the limit, {max_pixels} in all") from error
     except Exception as error:  # Pillow raises many types on hostile bytes, and their texts leak addresses
         raise RoboserveError("invalid_image", f"{field}: the {kind} data is damaged or cut short") from error
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Dict
+from typing import Any, Dict, List, Tuple
 
 import msgpack
 import numpy as np
@@ -22,7 +22,13 @@ from clients.errors import RoboserveError
 
 ARRAY_KINDS = "biuf"
 _ND, _NP, _DATA, _DTYPE, _SHAPE = b"__ndarray__", b"__npgeneric__", b"data", b"dtype", b"shape"
-_MAX_ITEMSIZE = 8
+_SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8)}
+_DTYPES = {
+    f"{order}{kind}{size}": np.dtype(f"{order}{kind}{size}")
+    for order in "<>|="
+    for kind in ARRAY_KINDS
+    for size in _SIZES[kind]
+}
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,21 @@ def decode(data: bytes, limits: WireLimits = DEFAULT_LIMITS) -> Any:
         raise RoboserveError("too_large", f"message: {len(data)} bytes, limit {limits.message_bytes}")
     _Scan(data, limits).message()
     try:
-        tree = msgpack.unpackb(data, raw=False, strict_map_key=True, use_list=True)
+        return msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_Reviver(limits))
+    except RoboserveError:
+        raise
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise RoboserveError("malformed", "message: not a valid msgpack message") from error
-    return _revive(tree, limits)
+
+
+def with_entry(packed_map: bytes, key: str, value: Any) -> bytes:
+    """Return an encoded map of fewer than 15 entries with one entry more, without encoding the rest again.
+
+    So a reply can carry the time that its own encoding took.
+    """
+    if not 0x80 <= packed_map[0] < 0x8F:
+        raise ValueError("with_entry: needs an encoded map of fewer than 15 entries")
+    return bytes([packed_map[0] + 1]) + packed_map[1:] + encode(key) + encode(value)
 
 
 def _pack_numpy(value: Any) -> Any:
@@ -93,33 +110,28 @@ def _pack_numpy(value: Any) -> Any:
     raise TypeError(f"a value of type {type(value).__name__} has no wire form")
 
 
-def _revive(node: Any, limits: WireLimits) -> Any:
-    if isinstance(node, dict):
+class _Reviver:
+    """Called for every map while it is unpacked, innermost first: turns it into a plain map, an array or a scalar."""
+
+    def __init__(self, limits: WireLimits) -> None:
+        self._limits = limits
+
+    def __call__(self, pairs: List[Tuple[Any, Any]]) -> Any:
+        node = dict(pairs)
+        if len(node) != len(pairs):
+            raise RoboserveError("malformed", "map: a key comes twice")
         if _ND in node:
-            return _array(node, limits)
+            return _array(node, self._limits)
         if _NP in node:
             return _scalar(node)
-        return _plain_map(node, limits)
-    if isinstance(node, list):
-        return [_revive(item, limits) for item in node]
-    return node
-
-
-def _plain_map(node: Dict[Any, Any], limits: WireLimits) -> Dict[str, Any]:
-    for key in node:
-        if not isinstance(key, str):
+        if not all(isinstance(key, str) for key in node):
             raise RoboserveError("malformed", "map: keys must be text")
-    return {key: _revive(value, limits) for key, value in node.items()}
+        return node
 
 
 def _dtype(name: Any) -> np.dtype[Any]:
-    if not isinstance(name, str) or len(name) > 8:
-        raise RoboserveError("malformed", "array dtype: must be a short text such as '<f4'")
-    try:
-        dtype = np.dtype(name)
-    except (TypeError, ValueError, SyntaxError) as error:
-        raise RoboserveError("malformed", "array dtype: unknown") from error
-    if dtype.kind not in ARRAY_KINDS or dtype.itemsize > _MAX_ITEMSIZE or dtype.subdtype is not None:
+    dtype = _DTYPES.get(name) if isinstance(name, str) else None
+    if dtype is None:
         raise RoboserveError("malformed", f"array dtype: kind must be one of {', '.join(ARRAY_KINDS)}, 8 bytes or less")
     return dtype
 
@@ -136,22 +148,36 @@ def _array(node: Dict[Any, Any], limits: WireLimits) -> np.ndarray[Any, Any]:
         raise RoboserveError("too_large", f"array shape: {len(shape)} dimensions, limit {limits.array_dims}")
     if any(side < 0 for side in shape):
         raise RoboserveError("malformed", "array shape: a dimension is negative")
-    if any(side > limits.message_bytes for side in shape):
-        raise RoboserveError("malformed", "array shape: a dimension is larger than any message")
+    # The sides of an array without elements count too: numpy multiplies them, and they can overflow.
+    if math.prod(side for side in shape if side) > limits.message_bytes:
+        raise RoboserveError("malformed", "array shape: its dimensions are larger than any message")
     if math.prod(shape) * dtype.itemsize != len(data):
-        raise RoboserveError(
-            "malformed", f"array: shape and dtype ask for another length than the {len(data)} bytes sent"
-        )
-    return np.frombuffer(data, dtype=dtype).reshape(shape).copy()
+        raise RoboserveError("malformed", f"array: its shape and dtype do not fit the {len(data)} bytes sent")
+    if dtype.kind == "b":
+        flags: np.ndarray[Any, Any] = np.array(np.frombuffer(data, dtype=np.uint8).reshape(shape), dtype=np.bool_)
+        return flags
+    return np.array(np.frombuffer(data, dtype=dtype).reshape(shape), dtype=dtype.newbyteorder("="))
 
 
 def _scalar(node: Dict[Any, Any]) -> Any:
-    if set(node) != {_NP, _DATA, _DTYPE} or not isinstance(node[_DATA], (bool, int, float)):
-        raise RoboserveError("malformed", "scalar: needs __npgeneric__, a number as data, and dtype")
-    try:
-        return _dtype(node[_DTYPE]).type(node[_DATA])
-    except (OverflowError, ValueError, TypeError) as error:
-        raise RoboserveError("malformed", "scalar: the value does not fit its dtype") from error
+    if set(node) != {_NP, _DATA, _DTYPE}:
+        raise RoboserveError("malformed", "scalar: needs __npgeneric__, data and dtype, and nothing else")
+    dtype, value = _dtype(node[_DTYPE]).newbyteorder("="), node[_DATA]
+    if not _fits(dtype, value):
+        raise RoboserveError("malformed", f"scalar: the value is not one of dtype {dtype.str}")
+    return dtype.type(value)
+
+
+def _fits(dtype: np.dtype[Any], value: Any) -> bool:
+    """Whether a dtype holds a plain number without changing what it is."""
+    if dtype.kind == "b":
+        return isinstance(value, bool)
+    if dtype.kind in "iu":
+        bounds = np.iinfo(dtype)
+        return type(value) is int and bool(bounds.min <= value <= bounds.max)
+    if type(value) is int and abs(value) > 2**53:
+        return False
+    return type(value) in (int, float) and (not math.isfinite(value) or abs(value) <= float(np.finfo(dtype).max))
 
 
 class _Scan:
@@ -228,13 +254,3 @@ _TEXT_LENGTH = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _BIN_LENGTH = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 _LIST_LENGTH = {0xDC: 2, 0xDD: 4}
 _MAP_LENGTH = {0xDE: 2, 0xDF: 4}
-
-
-def with_entry(packed_map: bytes, key: str, value: Any) -> bytes:
-    """Return an encoded map of fewer than 15 entries with one entry more, without encoding the rest again.
-
-    So a reply can carry the time that its own encoding took.
-    """
-    if not 0x80 <= packed_map[0] < 0x8F:
-        raise ValueError("with_entry: needs an encoded map of fewer than 15 entries")
-    return bytes([packed_map[0] + 1]) + packed_map[1:] + encode(key) + encode(value)
