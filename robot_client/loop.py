@@ -9,6 +9,7 @@ the next tick.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -183,7 +184,7 @@ class Episode:
         )
 
     def _ticks(self, queue: ActionQueue, safety: Safety) -> Tuple[str, Optional[bool]]:
-        tick = 0
+        tick, last = 0, math.ceil(self._config.max_seconds * self._rate_hz - 1e-6)
         while True:
             scheduled = self._start + tick * self._period
             self._clock.sleep_until(scheduled)
@@ -195,7 +196,7 @@ class Episode:
                 continue
             if self._interrupted.is_set():
                 return "interrupted", None
-            if now - self._start >= self._config.max_seconds:
+            if tick >= last:
                 return "max_seconds", self._robot.finished()
             record = self._command(queue, safety, tick, now)
             success = self._robot.finished()

@@ -142,7 +142,7 @@ class EpisodeReport:
         ended: finished (the robot said so), max_seconds, interrupted, server_lost, refused, robot_failed.
         success: the robot's own verdict; None where it gave none.
         ticks: commands that were due and served; `missed_ticks`: slots that passed while something blocked the loop.
-        rate_hz: ticks a second that were held.
+        rate_hz: ticks a second that were held, from the first to the last.
         within_2ms: share of ticks, 0 to 1, that began within 2 ms of their time.
         lateness_ms, latency_ms, round_trip_ms: p50, p90, p99 and max; latency is from observation to chunk.
         holds: ticks held, by reason; `clamped`: ticks on which a dimension was limited, by name of the dimension.

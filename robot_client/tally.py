@@ -16,6 +16,8 @@ class Tally:
 
     def __init__(self) -> None:
         self._lateness = array("d")
+        self._first_s = 0.0
+        self._last_s = 0.0
         self._latency = array("d")
         self._round_trip = array("d")
         self._holds: Counter[str] = Counter()
@@ -28,6 +30,9 @@ class Tally:
     def tick(self, record: TickRecord) -> None:
         """Count one tick, with the requests and events that it carries."""
         self._lateness.append(record.lateness_ms)
+        if len(self._lateness) == 1:
+            self._first_s = record.actual_s
+        self._last_s = record.actual_s
         if record.hold_reason is not None:
             self._holds[record.hold_reason] += 1
         self._clamped.update(record.clamped)
@@ -66,7 +71,7 @@ class Tally:
             seconds=seconds,
             ticks=ticks,
             missed_ticks=missed_ticks,
-            rate_hz=ticks / seconds if seconds > 0 else 0.0,
+            rate_hz=(ticks - 1) / (self._last_s - self._first_s) if ticks > 1 else 0.0,
             within_2ms=on_time / ticks if ticks else 0.0,
             lateness_ms=percentiles(tuple(self._lateness)),
             latency_ms=percentiles(tuple(self._latency)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import threading
 from collections import deque
@@ -97,15 +98,16 @@ def episode_row(report: EpisodeReport) -> Tuple[str, ...]:
 
 
 def print_table(reports: Sequence[EpisodeReport], stream: Optional[TextIO] = None) -> None:
-    """Print one line an episode: with rich where it is installed, in plain columns elsewhere."""
+    """Print one line an episode: with rich on a terminal where it is installed, in plain columns elsewhere."""
     out = sys.stdout if stream is None else stream
     rows = [episode_row(report) for report in reports]
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
+    # Off a terminal rich would cut the cells to 80 columns.
+    if not out.isatty() or importlib.util.find_spec("rich") is None:
         out.write(_plain_table([_COLUMNS, *rows]))
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(*_COLUMNS)
     for row in rows:
         table.add_row(*row)

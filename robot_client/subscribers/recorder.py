@@ -8,10 +8,12 @@ no frame. Beside state and action each frame says where the command came from: `
 
 from __future__ import annotations
 
+import importlib
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Deque, Dict, Optional, Tuple, Union
 
+from clients.errors import RoboserveError
 from robot_client.subscribers.worker import Worker
 
 if TYPE_CHECKING:
@@ -50,9 +52,14 @@ class DatasetRecorder:
         self._dropped = 0
 
     def on_episode_start(self, info: EpisodeInfo) -> None:
-        """Start the writing thread, or empty the ring."""
-        from robot_client import dataset  # noqa: F401 - a missing extra must be told before the robot moves
+        """Start the writing thread, or empty the ring.
 
+        Raises:
+            RoboserveError: `unavailable` where the extra `record` is not installed.
+        """
+        for module in ("av", "pyarrow", "pyarrow.parquet"):
+            # Loaded now: an import in the writing thread would keep the interpreter from the ticks.
+            _require(module)
         self._info, self._dropped, self._open = info, 0, False
         self._ring = deque(maxlen=None if self._last_s is None else max(1, round(self._last_s * info.rate_hz)))
         if self._last_s is None:
@@ -135,6 +142,15 @@ class DatasetRecorder:
             "dropped_frames": self._dropped,
         }
         self._writer.end(task=report.info.instruction, extra=extra)
+
+
+def _require(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise RoboserveError(
+            "unavailable", "recorder: pyarrow and av are needed; install the extra `record`"
+        ) from error
 
 
 def _extras(record: TickRecord) -> Dict[str, float]:

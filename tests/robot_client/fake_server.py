@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from websockets.exceptions import ConnectionClosed
@@ -13,7 +14,9 @@ from websockets.sync.server import Server, ServerConnection, serve
 
 from clients import wire
 from clients.contract import PROTOCOL, Camera, PolicyContract, Vector
-from clients.errors import RoboserveError
+
+if TYPE_CHECKING:
+    from clients.errors import RoboserveError
 
 Plan = Callable[[dict[str, Any]], np.ndarray]
 
@@ -73,6 +76,9 @@ class FakeServer:
     messages: list[dict[str, Any]] = field(default_factory=list)
     connections: list[ServerConnection] = field(default_factory=list)
     port: int = 0
+    under_way: int = 0
+    most_under_way: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _server: Server | None = None
     _thread: threading.Thread | None = None
 
@@ -116,7 +122,7 @@ class FakeServer:
         for connection in list(self.connections):
             connection.send(wire.encode(message))
 
-    def __enter__(self) -> FakeServer:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *details: object) -> None:
@@ -145,7 +151,9 @@ class FakeServer:
         kind = {"ping": "pong"}.get(message["type"], message["type"])
         reply: Any = {"type": kind, "request_id": message["request_id"]}
         if message["type"] == "act":
+            self._count(1)
             time.sleep(faults.delay_s)
+            self._count(-1)
             if faults.silent:
                 return
             if faults.drop:
@@ -158,6 +166,11 @@ class FakeServer:
                 connection.send(b"\xc1garbage" if faults.garbage and kind == "act" else wire.encode(reply))
         except (ConnectionClosed, OSError):
             return
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self.under_way += change
+            self.most_under_way = max(self.most_under_way, self.under_way)
 
     def _action(self, message: dict[str, Any]) -> dict[str, Any]:
         contract = self.contract
