@@ -10,7 +10,7 @@ _PLACES = {
     "Episode": "loop",
     "EpisodeConfig": "loop",
     "EpisodeReport": "records",
-    "LinkConfig": "link",
+    "LinkConfig": "link_config",
     "PolicyLink": "link",
     "QueueConfig": "action_queue",
     "Robot": "robot",

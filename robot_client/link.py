@@ -11,92 +11,31 @@ import threading
 import time
 import uuid
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Deque, List, Optional, Tuple
 
 from clients.contract import PolicyContract, RobotInterface, require_match
 from clients.errors import RoboserveError
-from clients.policy import ActOptions, ActReply, PolicyClient, fit_images
+from clients.policy import PolicyClient
+from robot_client.exchange import GRACE_S, Exchange, Offer
+from robot_client.link_config import LinkConfig
 from robot_client.records import Event, RequestRecord
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from robot_client.action_queue import ActionQueue, Continuation
+    from robot_client.action_queue import ActionQueue
     from robot_client.robot import RobotObservation
 
+__all__ = ["LinkConfig", "PolicyLink"]
+
 _NEVER_AGAIN = frozenset({"unauthenticated", "forbidden", "contract_mismatch", "invalid_request"})
-_BAD_REQUEST = frozenset({"not_found", "invalid_image", "invalid_state", "too_large"}) | _NEVER_AGAIN
+_BAD_REQUEST = frozenset({"not_found", "too_large"}) | _NEVER_AGAIN
 _RECONNECT = frozenset({"unavailable", "malformed"})
 _NOT_A_FAULT = frozenset({"superseded", "deadline_exceeded"})
-_GRACE_S = 0.25
 _PING_S = 2.0
 _IDLE_S = 0.1
 _KEPT = 10_000
-
-
-@dataclass(frozen=True)
-class LinkConfig:
-    """How a robot reaches its policy.
-
-    Attributes:
-        server: "host:port" or a ws:// or wss:// address.
-        policy: name of the policy; None for the server's default.
-        api_key: the robot's key.
-        codec: of images on the wire: "jpeg" (smallest), "png" or "raw" (exact); `quality` is JPEG's, 1 to 95.
-        deadline_s: age of an observation at which its answer is of no use any more.
-        connect_timeout_s: limit on one attempt to connect.
-        give_up_s: seconds without a connection after which the link stops trying.
-        first_pause_s: pause after a failed attempt; it doubles up to `longest_pause_s`, less up to half at random.
-        failures: requests in a row that may fail by the server's fault before the link gives up.
-        adapter: adapter of the policy.
-        integration_steps: steps of the flow; None takes the policy's default.
-        execution_horizon: RTC: row up to which the chunk in force guides; None takes the policy's default.
-        leftover_from: RTC: who keeps the chunk in force: "client" sends its rest in model space with each request,
-            "server" relies on the server's memory of the session.
-    """
-
-    server: str
-    policy: Optional[str] = None
-    api_key: Optional[str] = field(default=None, repr=False)
-    codec: str = "jpeg"
-    quality: int = 90
-    deadline_s: float = 2.0
-    connect_timeout_s: float = 5.0
-    give_up_s: float = 60.0
-    first_pause_s: float = 0.1
-    longest_pause_s: float = 5.0
-    failures: int = 10
-    adapter: Optional[str] = None
-    integration_steps: Optional[int] = None
-    execution_horizon: Optional[int] = None
-    leftover_from: str = "client"
-
-    def __post_init__(self) -> None:
-        if self.leftover_from not in ("client", "server"):
-            raise RoboserveError(
-                "invalid_request", f"leftover_from: {self.leftover_from!r}; allowed are client, server"
-            )
-        if self.codec not in ("jpeg", "png", "raw"):
-            raise RoboserveError("invalid_request", f"codec: {self.codec!r}; allowed are jpeg, png, raw")
-        limits = (self.deadline_s, self.connect_timeout_s, self.give_up_s, self.first_pause_s, self.longest_pause_s)
-        if not all(value > 0 for value in limits) or self.failures < 1:
-            raise RoboserveError("invalid_request", "link: times must be above 0 and failures 1 or more")
-
-
-@dataclass(frozen=True)
-class _Episode:
-    queue: ActionQueue
-    instruction: str
-    seed: Optional[int]
-
-
-@dataclass(frozen=True)
-class _Offer:
-    observation: RobotObservation
-    anchor: int
-    observed_at: float
-    epoch: int
 
 
 class PolicyLink:
@@ -115,15 +54,14 @@ class PolicyLink:
         self._state = "connecting"
         self._contract: Optional[PolicyContract] = None
         self._refusal: Optional[RoboserveError] = None
-        self._episode: Optional[_Episode] = None
+        self._exchange: Optional[Exchange] = None
         self._session: Optional[str] = None
-        self._offer: Optional[_Offer] = None
+        self._offer: Optional[Offer] = None
         self._busy = False
         self._requests: Deque[RequestRecord] = deque(maxlen=_KEPT)
         self._events: Deque[Event] = deque(maxlen=_KEPT)
         self._client: Optional[PolicyClient] = None
         self._failed_in_a_row = 0
-        self._sent = 0
         self._thread = threading.Thread(target=self._run, name="roboserve-link", daemon=True)
 
     def start(self) -> None:
@@ -168,25 +106,25 @@ class PolicyLink:
             seed: request n carries seed + n, so that an episode can be repeated; None lets the policy draw.
         """
         with self._condition:
-            self._episode = _Episode(queue, instruction, seed)
-            self._session, self._offer, self._sent = None, None, 0
+            self._exchange = Exchange(queue, instruction, seed, self._config)
+            self._session, self._offer = None, None
             self._failed_in_a_row = 0
             self._condition.notify_all()
 
     def end(self) -> None:
         """End the episode; whatever is still under way is dropped."""
         with self._condition:
-            if self._episode is not None:
-                self._episode.queue.begin_epoch()
-            self._episode, self._session, self._offer = None, None, None
+            if self._exchange is not None:
+                self._exchange.queue.begin_epoch()
+            self._exchange, self._session, self._offer = None, None, None
 
     def wants(self, anchor: int) -> bool:
         """Whether an observation whose chunk would start at tick `anchor` would be sent at once."""
         with self._condition:
-            episode = self._episode
-            if self._busy or self._state != "ready" or self._session is None or episode is None:
+            exchange = self._exchange
+            if self._busy or self._state != "ready" or self._session is None or exchange is None:
                 return False
-        return episode.queue.wants(anchor)
+        return exchange.queue.wants(anchor)
 
     def offer(self, observation: RobotObservation, *, anchor: int, observed_at: float) -> None:
         """Hand over an observation; one that waits to be sent is replaced. The arrays must not be written to again.
@@ -196,9 +134,9 @@ class PolicyLink:
             observed_at: when it was taken, `time.monotonic()`.
         """
         with self._condition:
-            if self._episode is None:
+            if self._exchange is None:
                 return
-            self._offer = _Offer(observation, anchor, observed_at, self._episode.queue.epoch)
+            self._offer = Offer(observation, anchor, observed_at, self._exchange.queue.epoch)
             self._condition.notify_all()
 
     def drain(self) -> Tuple[List[RequestRecord], List[Event]]:
@@ -232,7 +170,7 @@ class PolicyLink:
     # ---- everything below runs in the network's thread
 
     def _usable(self) -> bool:
-        return self._state == "ready" and (self._episode is None or self._session is not None)
+        return self._state == "ready" and (self._exchange is None or self._session is not None)
 
     def _run(self) -> None:
         while self._state not in ("refused", "closed"):
@@ -243,6 +181,8 @@ class PolicyLink:
                 self._serve(client)
             except RoboserveError as error:
                 self._lose(error)
+            except Exception as error:  # noqa: BLE001 - a thread that ends unheard would leave the robot waiting for ever
+                self._refuse(RoboserveError("internal", f"link: {type(error).__name__}: {error}"))
             finally:
                 client.close()
 
@@ -278,7 +218,7 @@ class PolicyLink:
             policy=config.policy,
             api_key=config.api_key,
             connect_timeout_s=config.connect_timeout_s,
-            timeout_s=config.deadline_s + _GRACE_S,
+            timeout_s=config.deadline_s + GRACE_S,
         )
         try:
             self._accept(client.contract)
@@ -318,7 +258,7 @@ class PolicyLink:
                 self._condition.wait_for(self._has_work, _IDLE_S)
                 if self._state == "closed":
                     return
-                episode, offer, session = self._episode, self._offer, self._session
+                exchange, offer, session = self._exchange, self._offer, self._session
                 self._offer = None
                 self._busy = offer is not None and session is not None
             try:
@@ -327,113 +267,42 @@ class PolicyLink:
                     self._report("draining", "the server is going away; connecting anew")
                     self._leave_session("lost")
                     return
-                if episode is not None and session is None:
-                    self._start_session(client, episode)
-                elif episode is not None and session is not None and offer is not None:
-                    self._request(client, episode, session, offer)
+                if exchange is not None and session is None:
+                    self._start_session(client, exchange)
+                elif exchange is not None and session is not None and offer is not None:
+                    self._request(client, exchange, session, offer)
             finally:
                 self._busy = False
             if self._state == "refused":
                 return
 
     def _has_work(self) -> bool:
-        waiting_for_session = self._episode is not None and self._session is None
+        waiting_for_session = self._exchange is not None and self._session is None
         return self._state == "closed" or waiting_for_session or self._offer is not None
 
-    def _start_session(self, client: PolicyClient, episode: _Episode) -> None:
+    def _start_session(self, client: PolicyClient, exchange: Exchange) -> None:
         session = uuid.uuid4().hex
         try:
             client.reset(session, timeout_s=self._config.connect_timeout_s)
         except RoboserveError as error:
             # Without a reset the server's memory is not known, and so nothing may be asked of it.
             raise RoboserveError("unavailable", f"reset: {error.message}") from error
-        episode.queue.begin_epoch()
+        exchange.queue.begin_epoch()
         with self._condition:
-            if self._episode is episode:
+            if self._exchange is exchange:
                 self._session = session
             self._condition.notify_all()
 
-    def _request(self, client: PolicyClient, episode: _Episode, session: str, offer: _Offer) -> None:
-        if not episode.queue.wants(offer.anchor):
+    def _request(self, client: PolicyClient, exchange: Exchange, session: str, offer: Offer) -> None:
+        if not exchange.queue.wants(offer.anchor):
             return
-        started = time.monotonic()
-        record = RequestRecord(offer.anchor, "played", None, offer.observed_at, latency_ms=0.0, encode_ms=0.0)
-        try:
-            images = fit_images(
-                client.contract, offer.observation.images, codec=self._config.codec, quality=self._config.quality
-            )
-            encoded = time.monotonic()
-            size = sum(image.nbytes if hasattr(image, "nbytes") else len(image) for image in images.values())
-            continuation = episode.queue.continuation(offer.anchor)
-            record = replace(
-                record,
-                encode_ms=(encoded - started) * 1e3,
-                request_bytes=size + offer.observation.state.nbytes,
-                inference_delay=None if continuation is None else continuation.inference_delay,
-            )
-            left_s = self._config.deadline_s - (encoded - offer.observed_at)
-            if left_s <= 0:
-                raise RoboserveError("deadline_exceeded", "the observation was too old before it was sent")
-            self._sent += 1
-            reply = client.act(
-                images=images,
-                state=offer.observation.state,
-                instruction=episode.instruction,
-                session=session,
-                deadline_ms=left_s * 1e3,
-                adapter=self._config.adapter,
-                options=self._options(client.contract, episode, continuation),
-                timeout_s=left_s + _GRACE_S,
-            )
-        except RoboserveError as error:
-            elapsed_ms = (time.monotonic() - offer.observed_at) * 1e3
-            self._requests.append(replace(record, outcome=error.code, latency_ms=elapsed_ms))
+        record, error = exchange.ask(client, session, offer)
+        if self._exchange is exchange:  # a request that outlived its episode belongs in no report
+            self._requests.append(record)
+        if error is None:
+            self._failed_in_a_row = 0
+        else:
             self._after_failure(client, error)
-            return
-        self._failed_in_a_row = 0
-        self._store(episode.queue, offer, reply, record)
-
-    def _options(self, contract: PolicyContract, episode: _Episode, continuation: Optional[Continuation]) -> ActOptions:
-        config = self._config
-        seeded = episode.seed is not None and "seed" in contract.supports
-        options = ActOptions(
-            seed=episode.seed + self._sent - 1 if seeded and episode.seed is not None else None,
-            integration_steps=config.integration_steps,
-            return_model_actions=True if "rtc" in contract.supports and config.leftover_from == "client" else None,
-        )
-        if continuation is None:
-            return options
-        return replace(
-            options,
-            inference_delay=continuation.inference_delay,
-            leftover=continuation.leftover if config.leftover_from == "client" else None,
-            executed=continuation.executed,
-            execution_horizon=config.execution_horizon,
-        )
-
-    def _store(self, queue: ActionQueue, offer: _Offer, reply: ActReply, record: RequestRecord) -> None:
-        now = time.monotonic()
-        outcome, chunk_id = queue.put(
-            reply.actions,
-            epoch=offer.epoch,
-            anchor=offer.anchor,
-            observed_at=offer.observed_at,
-            now=now,
-            model_actions=reply.model_actions,
-        )
-        self._requests.append(
-            replace(
-                record,
-                outcome=outcome,
-                chunk_id=chunk_id,
-                latency_ms=(now - offer.observed_at) * 1e3,
-                round_trip_ms=reply.round_trip_ms,
-                batch_size=reply.batch_size,
-                timings=reply.timings,
-                revision=reply.model.revision,
-                actions=reply.actions,
-            )
-        )
 
     def _after_failure(self, client: PolicyClient, error: RoboserveError) -> None:
         if error.code in _RECONNECT:

@@ -114,6 +114,8 @@ class Episode:
         self._link.wait_ready(self._config.ready_timeout_s)
         self._robot.reset(self._config.seed)
         contract = self._link.wait_ready(self._config.ready_timeout_s)
+        if self._config.queue.mode == "rtc" and "rtc" not in contract.supports:
+            raise RoboserveError("contract_mismatch", f"mode rtc: policy {contract.model!r} does not support it")
         queue = ActionQueue(
             self._config.queue,
             execute=contract.execute,

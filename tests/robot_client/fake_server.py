@@ -59,6 +59,7 @@ class Faults:
     nan: bool = False
     garbage: bool = False
     silent: bool = False
+    mute: bool = False
     drop: bool = False
     error: RoboserveError | None = None
     swap_revision: str | None = None
@@ -149,6 +150,8 @@ class FakeServer:
     def _answer(self, connection: ServerConnection, message: dict[str, Any], send_lock: threading.Lock) -> None:
         faults = replace(self.faults)
         kind = {"ping": "pong"}.get(message["type"], message["type"])
+        if faults.mute:
+            return
         reply: Any = {"type": kind, "request_id": message["request_id"]}
         if message["type"] == "act":
             self._count(1)

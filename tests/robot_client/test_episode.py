@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,12 +165,87 @@ def test_a_deadline_passes_and_the_robot_goes_on_with_the_next_observation():
 
 def test_a_refusal_of_the_request_itself_ends_the_episode_in_a_sentence():
     robot = NeverThere()
-    with point_server(robot) as server, fast_link(server, robot) as link:
+    with point_server(robot) as server, fast_link(server, robot, failures=2) as link:
         server.faults.error = RoboserveError("invalid_state", "observation.state: 4 values, needs 5")
         report = episode(robot, link, max_seconds=20.0).run()
     assert report.ended == "refused"
     assert "needs 5" in report.events[-1].message
     assert report.events[-1].code == "invalid_state"
+
+
+def test_a_refusal_that_no_other_observation_can_mend_ends_the_episode_at_once():
+    robot = NeverThere()
+    with point_server(robot) as server, fast_link(server, robot) as link:
+        server.faults.error = RoboserveError("forbidden", "key: its scope does not allow policy 'fake'")
+        report = episode(robot, link, max_seconds=20.0).run()
+    assert (report.ended, report.requests) == ("refused", {"forbidden": 1})
+
+
+def test_a_server_that_no_longer_answers_anything_is_lost():
+    robot = NeverThere()
+    with point_server(robot) as server, fast_link(server, robot, deadline_s=0.1) as link:
+        watcher = Watcher(lambda record: setattr(server.faults, "mute", record.tick >= 10))
+        report = episode(robot, link, watcher, max_seconds=20.0, on_reconnect="stop").run()
+    assert report.ended == "server_lost"
+    assert "does not answer" in next(event.message for event in report.events if event.kind == "lost")
+
+
+def test_a_state_that_is_not_finite_is_not_sent_and_the_next_one_is():
+    class Glitch(NeverThere):
+        looks = 0
+
+        def observe(self):
+            seen = super().observe()
+            self.looks += 1
+            return replace(seen, state=np.full(4, np.nan, np.float32)) if self.looks == 1 else seen
+
+    robot = Glitch()
+    with point_server(robot) as server, fast_link(server, robot) as link:
+        report = episode(robot, link, max_seconds=0.6).run()
+    assert report.requests["invalid_state"] == 1
+    assert report.requests["played"] >= 1
+    assert all(np.isfinite(message["observation"]["state"]).all() for message in server.acts())
+
+
+def test_a_fault_in_the_networks_thread_is_reported_and_does_not_leave_the_robot_waiting():
+    class Wrong(NeverThere):
+        def observe(self):
+            return replace(super().observe(), images={"top": "no array"})
+
+    robot = Wrong()
+    with point_server(robot) as server, fast_link(server, robot) as link:
+        report = episode(robot, link, max_seconds=20.0).run()
+    assert report.ended == "refused"
+    assert report.events[-1].code == "internal"
+
+
+def test_a_chunk_that_comes_after_its_episode_is_not_seen_by_the_next():
+    robot, first, second = NeverThere(), Watcher(), Watcher()
+    old: set[str] = set()
+    with point_server(robot) as server, fast_link(server, robot) as link:
+        server.plan = lambda message: np.full((16, 2), 0.5 if message["session"] in old else -0.5)
+        server.faults.delay_s = 0.3
+        thread = threading.Thread(
+            target=lambda: (wait_until(server.acts), old.update(message["session"] for message in server.acts()))
+        )
+        thread.start()
+        episode(robot, link, first, max_seconds=0.25).run()
+        thread.join()
+        report = episode(robot, link, second, max_seconds=0.8).run()
+    assert first.report.holds == {"waiting": first.report.ticks}
+    assert "old_epoch" not in report.requests
+    played = [record.action for record in second.ticks if record.source == "chunk"]
+    assert played
+    assert (np.stack(played) == -0.5).all()
+
+
+def test_rtc_is_refused_where_the_policy_does_not_support_it():
+    robot = NeverThere()
+    with point_server(robot, supports=("reset",)) as server, fast_link(server, robot) as link:
+        with pytest.raises(RoboserveError, match="mode rtc"):
+            episode(robot, link, queue=QueueConfig(mode="rtc")).run()
+        assert episode(robot, link, max_seconds=0.3).run().requests["played"] >= 1
+    assert all(message["options"] == {} for message in server.acts())
 
 
 def test_an_overloaded_server_is_asked_again():
@@ -272,9 +348,12 @@ def test_a_robot_that_raises_ends_the_episode_and_is_heard():
                 raise OSError("motor 2 does not answer")
 
     robot, watcher = Broken(), Watcher()
-    with point_server(robot) as server, fast_link(server, robot) as link:
-        with pytest.raises(OSError, match="motor 2"):
-            episode(robot, link, watcher, max_seconds=60.0).run()
+    with (
+        point_server(robot) as server,
+        fast_link(server, robot) as link,
+        pytest.raises(OSError, match="motor 2"),
+    ):
+        episode(robot, link, watcher, max_seconds=60.0).run()
     assert watcher.report.ended == "robot_failed"
     np.testing.assert_array_equal(robot.told[-1], np.zeros(2))
 
@@ -326,9 +405,12 @@ def test_a_policy_that_does_not_fit_is_refused_before_the_first_move(changes, se
     robot = NeverThere()
     server = point_server(robot)
     server.contract = make_contract(**{**vars(server.contract), **changes})
-    with server, fast_link(server, robot) as link:
-        with pytest.raises(RoboserveError, match="does not fit this robot") as caught:
-            episode(robot, link).run()
+    with (
+        server,
+        fast_link(server, robot) as link,
+        pytest.raises(RoboserveError, match="does not fit this robot") as caught,
+    ):
+        episode(robot, link).run()
     assert caught.value.code == "contract_mismatch"
     assert sentence in caught.value.message
     assert robot.told == []
