@@ -38,7 +38,7 @@ class LinkConfig:
     connect_timeout_s: float = 5.0
     give_up_s: float = 60.0
     first_pause_s: float = 0.1
-    longest_pause_s: float = 5.0
+    longest_pause_s: float = 2.0
     failures: int = 10
     adapter: Optional[str] = None
     integration_steps: Optional[int] = None
