@@ -1,1 +1,1 @@
-"""Benchmarks, one file each: `python -m benchmarks.NAME`. Every figure comes with a baseline measured in the same run."""
+"""Benchmarks, one file each: `python -m benchmarks.NAME`. Every figure has a baseline measured in the same run."""

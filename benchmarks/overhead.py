@@ -1,12 +1,11 @@
 """What a server adds to the policy: one robot, a policy that answers at once, ours and bare servers in one run.
 
-All servers run during the whole measurement and take turns in a new order each round, so that what else the machine does
-hits all alike. A time is from before encoding the observation to after decoding the reply.
+All servers run during the whole measurement and take turns in a new order each round, so that whatever else the machine
+does hits all alike. A time is from before encoding the observation to after decoding the reply.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import random
 import sys
@@ -23,6 +22,7 @@ from models.policies.contract import Observation
 from models.policies.scripted import Interface, ZeroPolicy
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
     from rich.console import Console
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ZERO = "models.policies.scripted:ZeroPolicy"
 BARE, REFERENCE = "bare forward, no server", "bare websockets server, openpi style"
 CAMERAS = {1: ("front",), 2: ("front", "wrist")}
+STYLES = ("app", "openpi", "asgi")
 VARIANTS = {"raw": (1, "raw"), "jpeg": (1, "jpeg"), "raw2": (2, "raw"), "jpeg2": (2, "jpeg")}
 PARTS = ("decode", "queue", "batch_wait", "forward", "encode", "total")
 

@@ -1,6 +1,6 @@
 """Servers to compare with, each in a process of its own: `python -m benchmarks.support.baselines STYLE ...`.
 
-- openpi: a bare `websockets` server as openpi's is built: metadata first, then ping-pong, the policy called in the event loop.
+- openpi: a bare `websockets` server as openpi's is built: metadata first, then ping-pong, the policy in the event loop.
 - asgi: a bare uvicorn application that answers POST with the same codec.
 - app: our own application under plain uvicorn, without Ray and HAProxy: what remains of the difference is theirs.
 
@@ -65,8 +65,8 @@ def _make(path: str, config: dict[str, Any]) -> Policy:
 
 
 def _our_application(path: str, config: dict[str, Any]) -> Callable[..., Awaitable[None]]:
-    from serving.config import PolicyArgs  # noqa: PLC0415  Ray comes along, and the other styles are to run without
-    from serving.policy import PolicyServer  # noqa: PLC0415
+    from serving.config import PolicyArgs
+    from serving.policy import PolicyServer
 
     return PolicyServer(PolicyArgs.model_validate({"name": "app", "policy": {"factory": path, "config": config}})).app
 

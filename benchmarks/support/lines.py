@@ -1,4 +1,4 @@
-"""The smallest synchronous clients that can ask a server for actions: what they cost is the same for every contender."""
+"""The smallest synchronous clients that can ask a server for actions: their cost is the same for every contender."""
 
 from __future__ import annotations
 
@@ -37,10 +37,8 @@ class Line(Protocol):
 
 def _unpack(data: bytes | str) -> dict[str, Any]:
     """Decode a reply as far as msgpack does: the same for all, and arrays are not the server's business any more."""
-    if isinstance(data, str):
-        raise RuntimeError(f"the server answered with an error: {data[:300]}")
-    reply: dict[str, Any] = msgpack.unpackb(data, strict_map_key=False)
-    if "actions" not in reply:
+    reply: Any = data if isinstance(data, str) else msgpack.unpackb(data, strict_map_key=False)
+    if not isinstance(reply, dict) or "actions" not in reply:
         raise RuntimeError(f"the server answered with an error: {str(reply)[:300]}")
     return reply
 

@@ -17,7 +17,7 @@ STATE_SIZE = 8
 
 
 def picture(height: int, width: int, seed: int) -> np.ndarray[Any, Any]:
-    """Return a synthetic camera image, uint8 (height, width, 3): a lit background, blocks, and sensor noise (sigma 2)."""
+    """Return a synthetic camera image, uint8 (height, width, 3): a lit background, blocks, sensor noise (sigma 2)."""
     draw = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     light = 120 + 60 * np.sin(x / width * 3 + draw.uniform(0, 6)) + 40 * np.cos(y / height * 2 + draw.uniform(0, 6))

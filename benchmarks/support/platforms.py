@@ -39,8 +39,8 @@ def configuration(applications: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Run the platform until SIGTERM or SIGINT; prints its port once every application answers."""
-    from serving.config import load_config  # noqa: PLC0415  the functions above are for processes without Ray
-    from serving.launch import platform  # noqa: PLC0415
+    from serving.config import load_config
+    from serving.launch import platform
 
     path, port = Path(sys.argv[1]), int(sys.argv[2])
     stop = threading.Event()

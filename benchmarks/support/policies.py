@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +36,8 @@ class Forward:
 class AuditedSlowPolicy:
     """A `SlowPolicy` that appends a line for each forward to a file.
 
-    A robot of the benchmarks puts its own absolute deadline, in microseconds, into the request's seed: the one number that
-    travels to the policy untouched whatever the server does with deadlines.
+    A robot of the benchmarks puts its own absolute deadline, in microseconds, into the request's seed: the one number
+    that travels to the policy untouched whatever the server does with deadlines.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class AuditedSlowPolicy:
         audit: str
         base_ms: float = 30.0
         per_item_ms: float = 2.0
-        interface: Interface = Interface()
+        interface: Interface = field(default_factory=Interface)
 
     def __init__(self, config: Config) -> None:
         self._slow = SlowPolicy(

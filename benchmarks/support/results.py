@@ -1,9 +1,9 @@
-"""Where results go: JSON lines that say what machine, versions and flags they come from, and a table on the terminal."""
+"""Where results go: JSON lines with the machine, versions and flags they come from, and a table on the terminal."""
 
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import importlib.metadata
 import json
 import os
@@ -92,7 +92,7 @@ class Journal:
         flags = {name: value for name, value in vars(options).items() if name != "results"}
         common = {
             "benchmark": benchmark,
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "machine": machine(),
             "versions": versions(),
             "commit": commit(),
