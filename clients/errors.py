@@ -57,9 +57,11 @@ class RoboserveError(Exception):
     def __init__(self, code: str, message: str, *, request_id: Optional[str] = None) -> None:
         if code not in ERROR_TABLE:
             raise ValueError(f"unknown error code {code!r}")
-        super().__init__(message)
+        # Messages quote what peers sent; a line break or an escape code must not reach a log or a terminal.
+        printable = message if message.isprintable() else "".join(map(_printable, message))
+        super().__init__(printable)
         self.code = code
-        self.message = message
+        self.message = printable
         self.request_id = request_id
 
     def __str__(self) -> str:
@@ -100,3 +102,7 @@ class RoboserveError(Exception):
             text,
             request_id=None if request_id is None else str(request_id),
         )
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")

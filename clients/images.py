@@ -6,7 +6,7 @@ A decoder's own messages never leave this module (Pillow's carry object addresse
 from __future__ import annotations
 
 import io
-from typing import Any, Tuple, Union
+from typing import Any, Optional, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -45,16 +45,21 @@ def encode_image(image: Array, codec: str = "jpeg", *, quality: int = 90) -> Wir
     return buffer.getvalue()
 
 
-def decode_image(value: Any, *, field: str, max_pixels: int = DEFAULT_PIXELS) -> Array:
+def decode_image(
+    value: Any, *, field: str, max_pixels: int = DEFAULT_PIXELS, size: Optional[Tuple[int, int]] = None
+) -> Array:
     """Decode an image from an untrusted peer to RGB uint8 (height, width, 3).
 
     The size in the header is checked before a pixel is decoded, so that a small file cannot claim gigabytes.
+
+    Args:
+        size: (height, width) that it must have; None lets any size within `max_pixels` pass.
 
     Raises:
         RoboserveError: `invalid_image` naming the field, or `too_large` over `max_pixels`.
     """
     if isinstance(value, np.ndarray):
-        return _raw(value, field, max_pixels)
+        return _raw(value, field, max_pixels, size)
     if not isinstance(value, bytes):
         raise RoboserveError("invalid_image", f"{field}: must be JPEG or PNG bytes or a uint8 array")
     kind = next((name for magic, name in _MAGIC if value.startswith(magic)), None)
@@ -65,8 +70,7 @@ def decode_image(value: Any, *, field: str, max_pixels: int = DEFAULT_PIXELS) ->
     try:
         with Image.open(io.BytesIO(value), formats=(kind,)) as image:
             width, height = image.size
-            if width * height > max_pixels:
-                raise RoboserveError("too_large", f"{field}: {width} x {height} pixels, limit {max_pixels} in all")
+            _check_size(field, (height, width), max_pixels, size)
             if image.mode not in ("RGB", "RGBA"):
                 raise RoboserveError("invalid_image", f"{field}: colour mode {image.mode}, needs RGB")
             return np.array(image.convert("RGB"), dtype=np.uint8)
@@ -78,15 +82,21 @@ def decode_image(value: Any, *, field: str, max_pixels: int = DEFAULT_PIXELS) ->
         raise RoboserveError("invalid_image", f"{field}: the {kind} data is damaged or cut short") from error
 
 
-def _raw(value: Array, field: str, max_pixels: int) -> Array:
+def _check_size(field: str, given: Tuple[int, int], max_pixels: int, wanted: Optional[Tuple[int, int]]) -> None:
+    height, width = given
+    if width * height > max_pixels:
+        raise RoboserveError("too_large", f"{field}: {width} x {height} pixels, limit {max_pixels} in all")
+    if wanted is not None and given != wanted:
+        text = f"{field}: {width} x {height} pixels, must be {wanted[1]} x {wanted[0]}"
+        raise RoboserveError("invalid_image", text)
+
+
+def _raw(value: Array, field: str, max_pixels: int, size: Optional[Tuple[int, int]]) -> Array:
     if value.dtype != np.uint8:
         raise RoboserveError("invalid_image", f"{field}: dtype {value.dtype}, needs uint8")
     if value.ndim != 3 or value.shape[2] != 3:
         raise RoboserveError("invalid_image", f"{field}: shape {tuple(value.shape)}, needs (height, width, 3)")
-    if value.shape[0] * value.shape[1] > max_pixels:
-        raise RoboserveError(
-            "too_large", f"{field}: {value.shape[1]} x {value.shape[0]} pixels, limit {max_pixels} in all"
-        )
+    _check_size(field, (value.shape[0], value.shape[1]), max_pixels, size)
     if not value.size:
         raise RoboserveError("invalid_image", f"{field}: shape {tuple(value.shape)}, has no pixels")
     return value

@@ -13,6 +13,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Role = Literal["robot", "job", "admin"]
 KEY_PREFIX = "rsk_"
+_KEY_ID = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 _JOB_FAMILIES = ("reward", "preference", "path")
 
 
@@ -37,7 +39,7 @@ class KeyRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(min_length=1, max_length=64)
+    id: str = Field(pattern=_KEY_ID, description="name of the key, as logs and metrics show it")
     role: Role
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     policy: str | None = Field(default=None, description="the one policy of a robot key")
@@ -72,6 +74,16 @@ class Principal:
         if self.record.role == "robot":
             return family == "policy" and model == self.record.policy
         return family in _JOB_FAMILIES
+
+    def require_unexpired(self) -> None:
+        """Refuse a key whose time is over, also in the middle of a session.
+
+        Raises:
+            RoboserveError: `unauthenticated`.
+        """
+        expires = None if self.record is None else self.record.expires
+        if expires is not None and expires <= datetime.now(UTC):
+            raise RoboserveError("unauthenticated", f"authorization: key {self.id!r} expired on {expires:%Y-%m-%d}")
 
     @property
     def operates(self) -> bool:
@@ -142,6 +154,7 @@ class KeyRing:
         if self.open:
             if not is_loopback(peer):
                 raise RoboserveError("forbidden", "no API keys are configured, so only loopback peers are served")
+            _refuse_foreign_pages(headers)
             return Principal(id="loopback", record=None)
         scheme, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if scheme.lower() not in ("bearer", "api-key") or not secret:
@@ -149,11 +162,9 @@ class KeyRing:
         record = self._find(_digest(secret.strip()))
         if record is None:
             raise RoboserveError("unauthenticated", "authorization: this key is not known")
-        if record.expires is not None and record.expires <= datetime.now(UTC):
-            raise RoboserveError(
-                "unauthenticated", f"authorization: key {record.id!r} expired on {record.expires:%Y-%m-%d}"
-            )
-        return Principal(id=record.id, record=record)
+        principal = Principal(id=record.id, record=record)
+        principal.require_unexpired()
+        return principal
 
     def _find(self, digest: str) -> KeyRecord | None:
         """Compare with every key, so that time does not tell which one was close."""
@@ -162,6 +173,23 @@ class KeyRing:
             if hmac.compare_digest(record.sha256, digest):
                 found = record
         return found
+
+
+def _refuse_foreign_pages(headers: Mapping[bytes, bytes]) -> None:
+    """Refuse a web page of elsewhere that a browser on this machine shows: it comes from loopback, and it says so.
+
+    Raises:
+        RoboserveError: `forbidden`.
+    """
+    origin = headers.get(b"origin")
+    if origin is None:
+        return
+    try:
+        host = urlsplit(origin.decode("latin-1")).hostname
+    except ValueError:
+        host = None
+    if not is_loopback(host):
+        raise RoboserveError("forbidden", "origin: no API keys are configured, so pages of other hosts are refused")
 
 
 def is_loopback(host: str | None) -> bool:

@@ -40,8 +40,12 @@ class LimitSettings(Strict):
     image_pixels: int = Field(2048 * 2048, ge=1, description="height x width of one image, checked before decoding")
     sessions: int = Field(256, ge=1, description="open websocket sessions of one replica")
     in_flight: int = Field(8, ge=1, description="unanswered requests of one session")
+    http_requests: int = Field(
+        64, ge=1, description="unanswered HTTP requests of one replica; a body is held in memory"
+    )
     remembered_sessions: int = Field(4096, ge=1, description="sessions whose last chunk is kept for RTC")
     idle_timeout_s: float = Field(300.0, gt=0, description="a session that sends nothing for so long is closed")
+    send_timeout_s: float = Field(10.0, gt=0, description="a peer that takes nothing for so long is given up")
     body_timeout_s: float = Field(20.0, gt=0, description="an HTTP body must have arrived by then")
     forward_timeout_s: float = Field(120.0, gt=0, description="a longer forward makes the replica unhealthy")
 

@@ -11,14 +11,16 @@ import json
 import logging
 import secrets
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from clients.errors import RoboserveError
 from clients.wire import encode
+from serving.service import FAMILIES, MSGPACK, Dialect, HttpReply, HttpRequest, Route, Service
+from serving.websocket import PeerGoneError, WebsocketSession
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 
     from serving.auth import KeyRing, Principal
     from serving.config import LimitSettings
@@ -29,127 +31,6 @@ if TYPE_CHECKING:
     Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 logger = logging.getLogger("ray.serve")
-MSGPACK = "application/msgpack"
-FAMILIES = ("policy", "reward", "preference", "path")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HttpRequest:
-    """One HTTP request whose caller is known and whose body is within the limit."""
-
-    principal: Principal
-    body: bytes
-    headers: Mapping[bytes, bytes]
-    received: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class HttpReply:
-    """One HTTP reply."""
-
-    body: bytes
-    content_type: str = MSGPACK
-    status: int = 200
-
-
-class Dialect(Protocol):
-    """A way to speak over a websocket: serves one session from its accepted connection to its end."""
-
-    async def serve(self, session: WebsocketSession) -> None:
-        """Speak until the peer leaves."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Route:
-    """An HTTP route of a service. `access`: "public", "member" (may use the model) or "operator"."""
-
-    handler: Callable[[HttpRequest], Awaitable[HttpReply]]
-    access: str = "member"
-
-
-class Service(Protocol):
-    """What the ingress needs of a served model."""
-
-    @property
-    def family(self) -> str:
-        """Family of the model, one of `FAMILIES`."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """Name of the served model."""
-        ...
-
-    @property
-    def routes(self) -> Mapping[tuple[str, str], Route]:
-        """(method, path below the service) to route."""
-        ...
-
-    @property
-    def dialects(self) -> Mapping[str | None, Dialect]:
-        """Websocket subprotocol to dialect; None: for clients that ask for no subprotocol."""
-        ...
-
-
-class PeerGoneError(Exception):
-    """The peer closed the connection."""
-
-
-@dataclass(kw_only=True)
-class WebsocketSession:
-    """One accepted websocket connection."""
-
-    id: str
-    principal: Principal
-    limits: LimitSettings
-    metrics: ServiceMetrics
-    receive_event: Receive
-    send_event: Send
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def receive(self) -> bytes:
-        """Return the next binary message.
-
-        Raises:
-            PeerGoneError: the peer left.
-            RoboserveError: `timeout` after the idle limit, `too_large`, or `malformed` for a text frame.
-        """
-        try:
-            async with asyncio.timeout(self.limits.idle_timeout_s):
-                event = await self.receive_event()
-        except TimeoutError:
-            text = f"session: nothing arrived for {self.limits.idle_timeout_s:g} s"
-            raise RoboserveError("timeout", text) from None
-        if event["type"] == "websocket.disconnect":
-            raise PeerGoneError
-        data = event.get("bytes")
-        if data is None:
-            raise RoboserveError("malformed", "message: must be a binary frame")
-        if len(data) > self.limits.message_bytes:
-            raise RoboserveError("too_large", f"message: {len(data)} bytes, limit {self.limits.message_bytes}")
-        return bytes(data)
-
-    async def send(self, data: bytes) -> None:
-        """Send one binary message; sends of one session do not overlap."""
-        async with self.lock:
-            await self._emit({"type": "websocket.send", "bytes": data})
-
-    async def send_text(self, text: str) -> None:
-        """Send one text message."""
-        async with self.lock:
-            await self._emit({"type": "websocket.send", "text": text})
-
-    async def close(self, code: int, reason: str = "") -> None:
-        """Close the connection; a reason is cut to the 120 bytes that a close frame holds."""
-        cut = reason.encode()[:120].decode(errors="ignore")
-        await self._emit({"type": "websocket.close", "code": code, "reason": cut})
-
-    async def _emit(self, event: MutableMapping[str, Any]) -> None:
-        try:
-            await self.send_event(event)
-        except (OSError, RuntimeError) as error:  # the server's way to say that the peer has left
-            raise PeerGoneError from error
 
 
 class Ingress:
@@ -168,6 +49,7 @@ class Ingress:
         self._keys = keys
         self._metrics = metrics
         self._sessions = 0
+        self._requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request or one websocket connection."""
@@ -181,10 +63,11 @@ class Ingress:
         headers = dict(scope["headers"])
         try:
             route = self._route(scope)
-            principal = self._admit(scope, headers, access=route.access)
-            body = await self._body(headers, receive)
-            request = HttpRequest(principal=principal, body=body, headers=headers, received=received)
-            reply = await route.handler(request)
+            principal = None if route.access == "public" else self._admit(scope, headers, access=route.access)
+            with self._slot(route):
+                body = await self._body(headers, receive)
+                request = HttpRequest(principal=principal, body=body, headers=headers, received=received)
+                reply = await route.handler(request)
         except PeerGoneError:
             return
         except RoboserveError as error:
@@ -194,6 +77,23 @@ class Ingress:
             logger.exception("request failed", extra={"model": self._service.name})
             reply = _error_reply(RoboserveError("internal", "the server failed on this request"), headers)
         await _send_reply(send, reply)
+
+    @contextmanager
+    def _slot(self, route: Route) -> Iterator[None]:
+        """Count a request whose body may take memory; a probe of health is never refused.
+
+        Raises:
+            RoboserveError: `overloaded`.
+        """
+        if route.access != "public" and self._requests >= self._limits.http_requests:
+            raise RoboserveError(
+                "overloaded", f"http: {self._requests} requests unanswered, limit {self._limits.http_requests}"
+            )
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
 
     def _path(self, scope: Scope) -> str:
         """Return the path below the service, with a leading slash.
@@ -218,9 +118,9 @@ class Ingress:
             raise RoboserveError("not_found", f"route: no {method} {path[:128]}")
         return route
 
-    def _admit(self, scope: Scope, headers: Mapping[bytes, bytes], *, access: str) -> Principal | Any:
-        if access == "public":
-            return None
+    def _admit(self, scope: Scope, headers: Mapping[bytes, bytes], *, access: str) -> Principal:
+        if sum(name == b"authorization" for name, _ in scope["headers"]) > 1:
+            raise RoboserveError("unauthenticated", "authorization: sent more than once")
         client = scope.get("client")
         principal = self._keys.identify(headers, client[0] if client else None)
         if access == "operator" and not principal.operates:
@@ -232,9 +132,9 @@ class Ingress:
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         limit = self._limits.message_bytes
-        declared = headers.get(b"content-length", b"0")
+        declared = headers.get(b"content-length", b"0")[:20]
         if not declared.isdigit() or int(declared) > limit:
-            raise RoboserveError("too_large", f"body: {declared.decode('latin-1')[:20]} bytes, limit {limit}")
+            raise RoboserveError("too_large", f"body: {declared.decode('latin-1')} bytes, limit {limit}")
         parts: list[bytes] = []
         size = 0
         try:
@@ -250,7 +150,8 @@ class Ingress:
                     if not event.get("more_body"):
                         return b"".join(parts)
         except TimeoutError:
-            raise RoboserveError("timeout", f"body: not complete after {self._limits.body_timeout_s:g} s") from None
+            text = f"body: not complete after {self._limits.body_timeout_s:g} s, which is the limit"
+            raise RoboserveError("timeout", text) from None
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
@@ -264,8 +165,6 @@ class Ingress:
             log_error(error, service=self._service.name, transport="websocket")
             await _refuse_handshake(scope, send, error)
             return
-        await receive()
-        await send({"type": "websocket.accept", "subprotocol": subprotocol})
         session = WebsocketSession(
             id=secrets.token_hex(8),
             principal=principal,
@@ -274,7 +173,8 @@ class Ingress:
             receive_event=receive,
             send_event=send,
         )
-        await self._converse(session, dialect)
+        with self._open(session):
+            await self._converse(session, subprotocol, dialect)
 
     def _dialect(self, scope: Scope) -> tuple[str | None, Dialect]:
         offered = list(scope.get("subprotocols") or [])
@@ -288,22 +188,29 @@ class Ingress:
             )
         return None, self._service.dialects[None]
 
-    async def _converse(self, session: WebsocketSession, dialect: Dialect) -> None:
+    @contextmanager
+    def _open(self, session: WebsocketSession) -> Iterator[None]:
+        """Count a session from the moment it is let in: many that knock at once must not all pass the limit."""
+        extra = {"model": self._service.name, "session": session.id, "principal": session.principal.id}
         self._sessions += 1
         self._metrics.sessions.set(self._sessions)
-        extra = {"model": self._service.name, "session": session.id, "principal": session.principal.id}
         logger.info("session opened", extra=extra)
         try:
-            await dialect.serve(session)
-        except PeerGoneError:
-            pass
-        except Exception:
-            logger.exception("session failed", extra=extra)
-            await _quietly(session.close(1011, "the server failed"))
+            yield
         finally:
             self._sessions -= 1
             self._metrics.sessions.set(self._sessions)
             logger.info("session closed", extra=extra)
+
+    async def _converse(self, session: WebsocketSession, subprotocol: str | None, dialect: Dialect) -> None:
+        try:
+            await session.accept(subprotocol)
+            await dialect.serve(session)
+        except PeerGoneError:
+            return
+        except Exception:
+            logger.exception("session failed", extra={"model": self._service.name, "session": session.id})
+            await _quietly(session.close(1011, "the server failed"))
 
 
 async def _quietly(closing: Awaitable[None]) -> None:

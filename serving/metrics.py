@@ -48,7 +48,7 @@ class ServiceMetrics:
         self._batch = histogram("batch_size", "requests that rode in one forward", _BATCH)
         self._forward = histogram("forward_seconds", "time of one batched forward", _SECONDS)
         self._total = histogram("request_seconds", "receipt to reply", _SECONDS)
-        self._requests = counter("requests", "requests by outcome ('ok' or an error code)")
+        self._requests = counter("requests", "requests by outcome ('ok', 'abandoned' or an error code)")
         self._refusals = counter("refusals", "requests refused or dropped before their forward")
         self._misses = Counter(
             "roboserve_deadline_misses", "requests whose deadline had passed", names, registry=self.registry
@@ -71,7 +71,7 @@ class ServiceMetrics:
         self._forward.observe(forward_s)
 
     def on_request(self, code: str, total_s: float) -> None:
-        """Report one request answered: `code` is "ok" or an error code."""
+        """Report one request: `code` is "ok", an error code, or "abandoned" where the peer left before the answer."""
         self._requests.labels(*self._own, code).inc()
         self._total.observe(total_s)
 

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 _ID_CHARS = 128
 _MAX_STEPS = 100
 _MAX_DEADLINE_MS = 3_600_000.0
+_MESSAGE_ENTRIES = frozenset(
+    ("type", "request_id", "session", "deadline_ms", "model", "adapter", "observation", "options")
+)
+_OBSERVATION_ENTRIES = frozenset(("images", "state", "instruction"))
+_RTC_OPTIONS = ("inference_delay", "leftover", "executed", "execution_horizon")
+_OPTION_ENTRIES = frozenset(("seed", "integration_steps", "return_model_actions", *_RTC_OPTIONS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +56,11 @@ def short_text(message: Mapping[str, Any], field: str) -> str | None:
         RoboserveError: `invalid_request`.
     """
     value = message.get(field)
-    if value is None or value == "":
+    if value is None:
         return None
     if not isinstance(value, str) or len(value) > _ID_CHARS:
         raise RoboserveError("invalid_request", f"{field}: must be text of at most {_ID_CHARS} characters")
-    return value
+    return value or None
 
 
 def parse_act(message: Mapping[str, Any], spec: PolicySpec, *, session: str, max_pixels: int) -> ActRequest:
@@ -62,27 +68,30 @@ def parse_act(message: Mapping[str, Any], spec: PolicySpec, *, session: str, max
 
     Args:
         message: decoded map of a native request.
-        session: used when the message names none.
+        session: used when the message names none; "" for none.
         max_pixels: cap on one image.
 
     Raises:
         RoboserveError: naming the field, the value and the limit.
     """
+    _refuse_unknown(message, _MESSAGE_ENTRIES, "message")
     observation = message.get("observation")
     if not isinstance(observation, dict):
         raise RoboserveError("invalid_request", "observation: must be a map with images, state and instruction")
-    options = message.get("options") or {}
+    options = message.get("options")
+    if options is None:
+        options = {}
     if not isinstance(options, dict):
         raise RoboserveError("invalid_request", "options: must be a map")
     return ActRequest(
-        request_id=request_id_of(message),
+        request_id=short_text(message, "request_id"),
         session=short_text(message, "session") or session,
         adapter=short_text(message, "adapter"),
         deadline_ms=_number(message, "deadline_ms", 0.0, _MAX_DEADLINE_MS),
         observation=parse_observation(observation, spec, max_pixels=max_pixels),
         options=_options(options, spec),
         executed=_integer(options, "executed", 0, spec.chunk_length),
-        return_model_actions=options.get("return_model_actions") is True,
+        return_model_actions=_flag(options, "return_model_actions"),
     )
 
 
@@ -92,9 +101,7 @@ def parse_observation(observation: Mapping[str, Any], spec: PolicySpec, *, max_p
     Raises:
         RoboserveError: `invalid_request`, `invalid_image`, `invalid_state` or `too_large`.
     """
-    unknown = sorted(set(observation) - {"images", "state", "instruction"})
-    if unknown:
-        raise RoboserveError("invalid_request", f"observation: unknown entries {', '.join(unknown)[:200]}")
+    _refuse_unknown(observation, _OBSERVATION_ENTRIES, "observation")
     return Observation(
         images=_images(observation.get("images"), spec, max_pixels),
         state=check_state(observation.get("state"), spec),
@@ -110,87 +117,79 @@ def _images(images: Any, spec: PolicySpec, max_pixels: int) -> dict[str, NDArray
         )
     missing, extra = sorted(set(wanted) - set(images)), sorted(set(images) - set(wanted))
     if missing:
-        raise RoboserveError("invalid_request", f"observation.images: camera {', '.join(missing)} is missing")
+        given = ", ".join(sorted(images))[:200] or "none"
+        raise RoboserveError(
+            "invalid_request", f"observation.images: camera {', '.join(missing)} is missing; given are {given}"
+        )
     if extra:
         names = ", ".join(extra)[:200]
         raise RoboserveError(
             "invalid_request", f"observation.images: unknown camera {names}; the policy has {', '.join(wanted)}"
         )
-    decoded = {}
-    for name, camera in wanted.items():
-        image = decode_image(images[name], field=f"observation.images.{name}", max_pixels=max_pixels)
-        if image.shape[:2] != (camera.height, camera.width):
-            given, needed = f"{image.shape[1]} x {image.shape[0]}", f"{camera.width} x {camera.height}"
-            raise RoboserveError(
-                "invalid_image", f"observation.images.{name}: {given} pixels, the policy needs {needed}"
-            )
-        decoded[name] = image
-    return decoded
+    return {
+        name: decode_image(
+            images[name],
+            field=f"observation.images.{name}",
+            max_pixels=max_pixels,
+            size=(camera.height, camera.width),
+        )
+        for name, camera in wanted.items()
+    }
 
 
-def check_state(state: Any, spec: PolicySpec) -> NDArray[np.float32]:
-    """Return the state as float32 (state.size,).
+def check_state(state: Any, spec: PolicySpec, *, field: str = "observation.state") -> NDArray[np.float32]:
+    """Return the state as float32 (state.size,). `field` is what the client calls it.
 
     Raises:
         RoboserveError: `invalid_state`.
     """
     if not isinstance(state, np.ndarray) or state.dtype.kind not in "fiu":
-        raise RoboserveError("invalid_state", "observation.state: must be a numeric array")
+        raise RoboserveError("invalid_state", f"{field}: must be a numeric array, is {_kind(state)}")
     if state.shape != (spec.state.size,):
-        raise RoboserveError(
-            "invalid_state", f"observation.state: shape {state.shape}, the policy needs ({spec.state.size},)"
-        )
+        raise RoboserveError("invalid_state", f"{field}: shape {state.shape}, the policy needs ({spec.state.size},)")
     with np.errstate(over="ignore"):
         values = state.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
-        raise RoboserveError("invalid_state", f"observation.state: {spec.state.names[bad[0]]!r} is {values[bad[0]]}")
+        name, value = spec.state.names[bad[0]], state[bad[0]]
+        raise RoboserveError("invalid_state", f"{field}: {name!r} is {value}, must be a finite float32")
     return values
 
 
-def check_instruction(instruction: Any, spec: PolicySpec) -> str:
-    """Return the instruction.
+def _kind(value: Any) -> str:
+    return str(value.dtype) if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def check_instruction(instruction: Any, spec: PolicySpec, *, field: str = "observation.instruction") -> str:
+    """Return the instruction. `field` is what the client calls it.
 
     Raises:
         RoboserveError: `invalid_request` or `too_large`.
     """
     if not isinstance(instruction, str):
-        raise RoboserveError("invalid_request", "observation.instruction: must be text")
+        raise RoboserveError("invalid_request", f"{field}: must be text, is {_kind(instruction)}")
     if len(instruction) > spec.instruction_chars:
-        text = f"observation.instruction: {len(instruction)} characters, limit {spec.instruction_chars}"
-        raise RoboserveError("too_large", text)
+        raise RoboserveError("too_large", f"{field}: {len(instruction)} characters, limit {spec.instruction_chars}")
     return instruction
 
 
 def _options(options: Mapping[str, Any], spec: PolicySpec) -> ActOptions:
-    known = {
-        "seed",
-        "integration_steps",
-        "inference_delay",
-        "leftover",
-        "executed",
-        "execution_horizon",
-        "return_model_actions",
+    _refuse_unknown(options, _OPTION_ENTRIES, "options")
+    supported = {
+        "seed": spec.supports_seed,
+        "integration_steps": spec.integration_steps > 0,
+        **dict.fromkeys(_RTC_OPTIONS, spec.supports_rtc),
     }
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise RoboserveError(
-            "invalid_request",
-            f"options: unknown entries {', '.join(unknown)[:200]}; known are {', '.join(sorted(known))}",
-        )
-    parsed = ActOptions(
+    for name, honoured in supported.items():
+        if not honoured and options.get(name) is not None:
+            raise RoboserveError("invalid_request", f"options.{name}: policy {spec.id!r} does not support it")
+    return ActOptions(
         seed=_integer(options, "seed", 0, 2**63 - 1),
         integration_steps=_integer(options, "integration_steps", 1, _MAX_STEPS),
         inference_delay=_integer(options, "inference_delay", 0, spec.chunk_length - 1) or 0,
         leftover=_leftover(options.get("leftover"), spec),
         execution_horizon=_integer(options, "execution_horizon", 1, spec.chunk_length),
     )
-    asked_rtc = parsed.leftover is not None or options.get("executed") is not None
-    if asked_rtc and not spec.supports_rtc:
-        raise RoboserveError(
-            "invalid_request", f"options.leftover: policy {spec.id!r} does not support real-time chunking"
-        )
-    return parsed
 
 
 def _leftover(leftover: Any, spec: PolicySpec) -> NDArray[np.float32] | None:
@@ -200,9 +199,32 @@ def _leftover(leftover: Any, spec: PolicySpec) -> NDArray[np.float32] | None:
     if not ok or not 0 < leftover.shape[0] <= spec.chunk_length or leftover.shape[1] != spec.action.size:
         needed = f"a float array of 1 to {spec.chunk_length} rows by {spec.action.size}"
         raise RoboserveError("invalid_request", f"options.leftover: must be {needed}")
-    if not np.isfinite(leftover).all():
-        raise RoboserveError("invalid_request", "options.leftover: has values that are not finite")
-    return np.asarray(leftover, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        rows = np.asarray(leftover, dtype=np.float32)
+    if not np.isfinite(rows).all():
+        raise RoboserveError("invalid_request", "options.leftover: has values that are not finite float32")
+    return rows
+
+
+def _refuse_unknown(source: Mapping[str, Any], known: frozenset[str], where: str) -> None:
+    """Refuse entries that would be ignored: a misspelt deadline is no deadline.
+
+    Raises:
+        RoboserveError: `invalid_request`.
+    """
+    if known.issuperset(source):
+        return
+    unknown = ", ".join(sorted(set(source) - known))[:200]
+    raise RoboserveError("invalid_request", f"{where}: unknown entries {unknown}; known are {', '.join(sorted(known))}")
+
+
+def _flag(source: Mapping[str, Any], field: str) -> bool:
+    value = source.get(field)
+    if value is None:
+        return False
+    if not isinstance(value, (bool, np.bool_)):
+        raise RoboserveError("invalid_request", f"options.{field}: {value!r:.40}, must be true or false")
+    return bool(value)
 
 
 def _integer(source: Mapping[str, Any], field: str, low: int, high: int) -> int | None:
@@ -212,7 +234,9 @@ def _integer(source: Mapping[str, Any], field: str, low: int, high: int) -> int 
     if isinstance(value, np.integer):
         value = int(value)
     if type(value) is not int or not low <= value <= high:
-        raise RoboserveError("invalid_request", f"{field}: {value!r:.40}, must be a whole number from {low} to {high}")
+        raise RoboserveError(
+            "invalid_request", f"options.{field}: {value!r:.40}, must be an integer from {low} to {high}"
+        )
     return value
 
 

@@ -20,6 +20,9 @@ class SessionKey:
     principal: str
     session: str
 
+    def __str__(self) -> str:
+        return f"{self.principal}/{self.session}"  # ids of principals have no slash
+
 
 class ChunkMemory:
     """The last chunk of each session, least recently used out first.
@@ -32,12 +35,14 @@ class ChunkMemory:
         self._capacity = capacity
         self._chunks: OrderedDict[SessionKey, NDArray[np.float32]] = OrderedDict()
 
-    def remember(self, key: SessionKey, model_actions: NDArray[np.float32]) -> None:
-        """Keep a session's newest chunk, float32 (H, model action size)."""
-        self._chunks[key] = model_actions
+    def remember(self, key: SessionKey, model_actions: NDArray[np.float32]) -> list[SessionKey]:
+        """Keep a session's newest chunk, float32 (H, model action size), and return the sessions that made way."""
+        self._chunks[key] = model_actions.copy()  # a row of a batch would keep the whole batch in memory
         self._chunks.move_to_end(key)
+        gone = []
         while len(self._chunks) > self._capacity:
-            self._chunks.popitem(last=False)
+            gone.append(self._chunks.popitem(last=False)[0])
+        return gone
 
     def leftover(self, key: SessionKey, executed: int) -> NDArray[np.float32] | None:
         """Return the rows of the last chunk that were not played; None when all were.

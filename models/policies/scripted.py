@@ -34,8 +34,8 @@ class Interface:
     chunk_length: int = 16
     execute: int = 8
 
-    def spec(self, name: str, *, revision: str = "1", supports_rtc: bool = False) -> PolicySpec:
-        """Return the spec of a policy with this interface."""
+    def spec(self, name: str, *, revision: str = "1", supports_rtc: bool = False, stateful: bool = False) -> PolicySpec:
+        """Return the spec of a policy with this interface; a stateful one gives no chunk twice, so no seed either."""
         return PolicySpec(
             id=name,
             revision=revision,
@@ -49,7 +49,8 @@ class Interface:
             chunk_length=self.chunk_length,
             execute=self.execute,
             supports_rtc=supports_rtc,
-            supports_seed=True,
+            supports_seed=not stateful,
+            stateful=stateful,
         )
 
 
@@ -110,9 +111,11 @@ class ReplayPolicy:
             raise ValueError(
                 f"actions: {path.name} has shape {self._actions.shape}, needs (n, {config.interface.action_size})"
             )
+        if not len(self._actions) or not np.isfinite(self._actions).all():
+            raise ValueError(f"actions: {path.name} needs one row or more, and finite values")
         revision = hashlib.sha256(self._actions.tobytes()).hexdigest()[:12]
         self._interface = config.interface
-        self._spec = config.interface.spec("replay", revision=revision)
+        self._spec = config.interface.spec("replay", revision=revision, stateful=True)
         self._next_row: dict[str, int] = {}
 
     @property

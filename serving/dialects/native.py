@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from clients.errors import RoboserveError
 from clients.wire import encode
-from serving.ingress import PeerGoneError, log_error
+from serving.dialects.messages import NativeMessages
+from serving.ingress import log_error
+from serving.requests import request_id_of
+from serving.websocket import PeerGoneError
 
 if TYPE_CHECKING:
-    from serving.ingress import WebsocketSession
-    from serving.policy import PolicyServer
+    from serving.policy_server import PolicyServer
+    from serving.websocket import WebsocketSession
 
 
 class NativeDialect:
@@ -24,22 +27,15 @@ class NativeDialect:
 
     def __init__(self, server: PolicyServer) -> None:
         self._server = server
+        self._messages = NativeMessages(server)
+        self._contract = encode(server.contract.to_map())
 
     async def serve(self, session: WebsocketSession) -> None:
         """Speak until the peer leaves."""
-        await session.send(encode(self._server.contract.to_map()))
         running: set[asyncio.Task[None]] = set()
         try:
-            while True:
-                data = await session.receive()
-                received = time.perf_counter()
-                message = self._server.decode(data)
-                if len(running) >= session.limits.in_flight:
-                    await self._refuse(session, message)
-                    continue
-                task = asyncio.create_task(self._answer(session, message, received))
-                running.add(task)
-                task.add_done_callback(running.discard)
+            await session.send(self._contract)
+            await self._converse(session, running)
         except RoboserveError as error:
             log_error(error, service=self._server.name, transport="websocket")
             await session.send(encode(error.to_map()))
@@ -47,16 +43,25 @@ class NativeDialect:
         finally:
             for task in running:
                 task.cancel()
-            await self._server.reset(session.id, session.principal)
+            await self._server.end_session(session.id, session.principal)
+
+    async def _converse(self, session: WebsocketSession, running: set[asyncio.Task[None]]) -> None:
+        while True:
+            data = await session.receive()
+            received = time.perf_counter()
+            message = self._server.decode(data)
+            if len(running) >= session.limits.in_flight:
+                text = f"session: {len(running)} requests are unanswered, limit {session.limits.in_flight}"
+                error = RoboserveError("overloaded", text, request_id=request_id_of(message))
+                await session.send(encode(error.to_map()))
+                continue
+            task = asyncio.create_task(self._answer(session, message, received))
+            running.add(task)
+            task.add_done_callback(running.discard)
 
     async def _answer(self, session: WebsocketSession, message: dict[str, Any], received: float) -> None:
-        reply = await self._server.answer(message, session.principal, session=session.id, received=received)
+        answer = await self._messages.answer(message, session.principal, session=session.id, received=received)
         try:
-            await session.send(reply)
-        except PeerGoneError:
+            await session.send(answer.body)
+        except PeerGoneError:  # the session itself notices on its next receive
             return
-
-    async def _refuse(self, session: WebsocketSession, message: dict[str, Any]) -> None:
-        text = f"session: {session.limits.in_flight} requests are unanswered, which is the limit"
-        error = RoboserveError("overloaded", text, request_id=str(message.get("request_id"))[:128])
-        await session.send(encode(error.to_map()))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clients.errors import RoboserveError
 from serving.batcher import Batcher, BatchSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LIMIT_S = 20.0
 

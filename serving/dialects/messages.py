@@ -1,0 +1,96 @@
+"""The native messages (`act`, `reset`, `ping`), whatever carries them: one map in, one encoded reply out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clients.errors import RoboserveError
+from clients.wire import encode, with_entry
+from serving.ingress import log_error
+from serving.requests import request_id_of, short_text
+
+if TYPE_CHECKING:
+    from serving.auth import Principal
+    from serving.policy_server import ActOutcome, PolicyServer
+    from serving.requests import ActRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An encoded reply; `error` where it is one."""
+
+    body: bytes
+    error: RoboserveError | None = None
+
+
+class NativeMessages:
+    """Answers native messages for a policy.
+
+    Args:
+        server: the policy's server.
+    """
+
+    def __init__(self, server: PolicyServer) -> None:
+        self._server = server
+        self._model = {
+            "id": server.name,
+            "revision": server.spec.revision,
+            "content_hash": server.spec.content_hash,
+        }
+
+    async def answer(self, message: dict[str, Any], principal: Principal, *, session: str, received: float) -> Answer:
+        """Answer one decoded message, errors included.
+
+        Args:
+            session: the session of a message that names none; "" for a message on its own.
+            received: `time.perf_counter` at receipt.
+        """
+        try:
+            body = await self._answer(message, principal, session=session, received=received)
+        except RoboserveError as raised:
+            error = raised.with_request_id(request_id_of(message))
+            error.__cause__ = raised.__cause__
+        except Exception as raised:  # noqa: BLE001  a fault of ours: the peer gets a typed error, the log gets the cause
+            error = RoboserveError("internal", "the server failed on this request", request_id=request_id_of(message))
+            error.__cause__ = raised
+        else:
+            return Answer(body=body)
+        log_error(error, service=self._server.name, transport="native")
+        return Answer(body=encode(error.to_map()), error=error)
+
+    async def _answer(self, message: dict[str, Any], principal: Principal, *, session: str, received: float) -> bytes:
+        kind = message.get("type", "act")
+        if not isinstance(kind, str) or kind not in ("act", "reset", "ping"):
+            raise RoboserveError("invalid_request", f"type: {kind!r:.40}; known are act, reset, ping")
+        wanted = short_text(message, "model")
+        if wanted is not None and wanted != self._server.name:
+            raise RoboserveError("not_found", f"model: {wanted!r} is not served here; this is {self._server.name!r}")
+        if kind == "act":
+            with self._server.counted(received):
+                request = await self._server.parse(message, session=session)
+                decode_s = time.perf_counter() - received
+                outcome = await self._server.act(request, principal, received=received, decode_s=decode_s)
+                return self._reply(request, outcome, received)
+        request_id = short_text(message, "request_id")
+        if kind == "reset":
+            await self._server.reset(short_text(message, "session") or session, principal)
+            return encode({"type": "reset", "request_id": request_id})
+        return encode({"type": "pong", "request_id": request_id})
+
+    def _reply(self, request: ActRequest, outcome: ActOutcome, received: float) -> bytes:
+        started = time.perf_counter()
+        reply: dict[str, Any] = {
+            "type": "action",
+            "request_id": request.request_id,
+            "actions": outcome.chunk.actions,
+            "model": self._model,
+            "batch_size": outcome.batch_size,
+        }
+        if request.return_model_actions:
+            reply["model_actions"] = outcome.chunk.model_actions
+        packed = encode(reply)
+        now = time.perf_counter()
+        timings = {**outcome.timings, "encode": (now - started) * 1e3, "total": (now - received) * 1e3}
+        return with_entry(packed, "timings", timings)

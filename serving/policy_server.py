@@ -1,0 +1,270 @@
+"""A policy with its batcher, memory and transports: everything of the deployment that needs no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from clients.contract import PROTOCOL
+from clients.errors import RoboserveError
+from clients.wire import WireLimits, decode, encode
+from models.policies.contract import ActionChunk, ActItem
+from serving.auth import KeyRing
+from serving.batcher import Batcher, BatchSettings, Served
+from serving.dialects.messages import NativeMessages
+from serving.dialects.native import NativeDialect
+from serving.dialects.openpi import OpenpiDialect
+from serving.ingress import Ingress
+from serving.metrics import ServiceMetrics
+from serving.policy_model import checked_forward, contract_of, make_policy, warm_up
+from serving.requests import ActRequest, parse_act
+from serving.service import MSGPACK, Dialect, HttpReply, HttpRequest, Route
+from serving.sessions import ChunkMemory, SessionKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from serving.auth import Principal
+    from serving.config import PolicyArgs
+
+logger = logging.getLogger("ray.serve")
+_INLINE_DECODE_BYTES = 4096
+# An observation has a few dozen values; walking many more would keep the event loop from everybody else.
+_MAX_OBJECTS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActOutcome:
+    """A chunk, the batch that it rode in, and times in ms."""
+
+    chunk: ActionChunk
+    batch_size: int
+    timings: dict[str, float]
+
+
+class PolicyServer:
+    """A policy with its batcher, memory and transports; the part of the deployment that needs no Ray.
+
+    Args:
+        args: the application's arguments.
+        replica: id of this replica, for metrics.
+    """
+
+    family = "policy"
+
+    def __init__(self, args: PolicyArgs, *, replica: str = "local") -> None:
+        self.name = args.name
+        self.limits = args.limits
+        self._policy = make_policy(args)
+        self.spec = self._policy.spec
+        self.contract = contract_of(self.spec, args)
+        self.metrics = ServiceMetrics(family=self.family, model=args.name, replica=replica)
+        self._memory = ChunkMemory(args.limits.remembered_sessions)
+        self._remembers = self.spec.supports_rtc or self.spec.stateful
+        self._wire_limits = WireLimits(
+            message_bytes=args.limits.message_bytes, objects=_MAX_OBJECTS, list_items=_MAX_OBJECTS
+        )
+        self._decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
+        self._batcher: Batcher[ActItem, ActionChunk] = Batcher(
+            checked_forward(self._policy), _batch_settings(args), observer=self.metrics
+        )
+        self._native = NativeMessages(self)
+        self.dialects: dict[str | None, Dialect] = {
+            PROTOCOL: NativeDialect(self),
+            None: OpenpiDialect(self, args.openpi),
+        }
+        self.routes = {
+            ("GET", "/healthz"): Route(handler=self._healthz, access="public"),
+            ("GET", "/contract"): Route(handler=self._contract),
+            ("GET", "/metrics"): Route(handler=self._metrics_text, access="operator"),
+            ("POST", "/act"): Route(handler=self._act_http),
+            ("POST", "/reset"): Route(handler=self._reset_http),
+        }
+        self.app = Ingress(self, limits=args.limits, keys=_keys(args), metrics=self.metrics)
+        started = time.perf_counter()
+        warm_up(self._policy)
+        warm_up_ms = round((time.perf_counter() - started) * 1e3, 1)
+        logger.info("policy ready", extra={"model": self.name, "warm_up_ms": warm_up_ms})
+
+    def check_health(self) -> None:
+        """Raise when this replica can serve no more: the batcher ended, or a forward hangs."""
+        if self._batcher.closed:
+            raise RuntimeError("the batcher stopped") from self._batcher.fault
+        running = self._batcher.forward_running_s
+        if running > self.limits.forward_timeout_s:
+            raise RuntimeError(f"a forward has run for {running:.0f} s, limit {self.limits.forward_timeout_s:g} s")
+
+    async def close(self) -> None:
+        """Fail what waits, let the running forward end, free threads."""
+        await self._batcher.close()
+        self._decoders.shutdown(wait=False)
+
+    def decode(self, data: bytes) -> dict[str, Any]:
+        """Decode a native message to a map.
+
+        Raises:
+            RoboserveError: `malformed` or `too_large`.
+        """
+        message = decode(data, self._wire_limits)
+        if not isinstance(message, dict):
+            raise RoboserveError("malformed", "message: must be a map")
+        return message
+
+    async def parse(self, message: dict[str, Any], *, session: str) -> ActRequest:
+        """Check an act request; images of any size worth it are decoded off the event loop."""
+
+        def parse() -> ActRequest:
+            return parse_act(message, self.spec, session=session, max_pixels=self.limits.image_pixels)
+
+        return await self.off_loop(parse) if _compressed_bytes(message) > _INLINE_DECODE_BYTES else parse()
+
+    async def off_loop(self, work: Callable[[], ActRequest]) -> ActRequest:
+        """Run decoding work in a decoder thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+
+    async def act(self, request: ActRequest, principal: Principal, *, received: float, decode_s: float) -> ActOutcome:
+        """Answer one request.
+
+        Args:
+            received: `time.perf_counter` at receipt.
+            decode_s: seconds spent on decoding and checking.
+
+        Raises:
+            RoboserveError: see `Batcher.submit`; `not_found` for an adapter that is not served; `invalid_request` for a
+                request without a session where the policy or the request needs one.
+        """
+        if request.adapter is not None and request.adapter not in self.contract.adapters:
+            raise RoboserveError(
+                "not_found", f"adapter: {request.adapter!r} is not served; known are {list(self.contract.adapters)}"
+            )
+        if not request.session and (self.spec.stateful or request.executed is not None):
+            raise RoboserveError("invalid_request", "session: is missing, and this request needs what it remembers")
+        key = SessionKey(principal.id, request.session)
+        options = request.options
+        if request.executed is not None and options.leftover is None:
+            options = replace(options, leftover=self._memory.leftover(key, request.executed))
+        item = ActItem(observation=request.observation, session=str(key), adapter=request.adapter, options=options)
+        deadline = None
+        if request.deadline_ms is not None:
+            deadline = time.monotonic() + request.deadline_ms / 1e3 - (time.perf_counter() - received)
+        served = await self._batcher.submit(
+            item,
+            key=(request.adapter, options.integration_steps, options.leftover is not None),
+            deadline=deadline,
+            session=key if request.session else None,
+        )
+        if request.session and self._remembers:
+            await self._forget(self._memory.remember(key, served.result.model_actions))
+        return ActOutcome(chunk=served.result, batch_size=served.batch_size, timings=_timings(served, decode_s))
+
+    async def reset(self, session: str, principal: Principal) -> None:
+        """Forget a session's chunk and whatever the policy keeps of it.
+
+        Raises:
+            RoboserveError: `invalid_request` without a session, `unavailable` when closing.
+        """
+        if not session:
+            raise RoboserveError("invalid_request", "session: is missing, so there is nothing to reset")
+        key = SessionKey(principal.id, session)
+        self._memory.forget(key)
+        await self._forget([key])
+
+    async def end_session(self, session: str, principal: Principal) -> None:
+        """Forget a session whose connection ended."""
+        if not self._batcher.closed:
+            await self.reset(session, principal)
+
+    async def _forget(self, keys: Sequence[SessionKey]) -> None:
+        def reset() -> None:
+            for key in keys:
+                self._policy.reset(str(key))
+
+        if keys and self.spec.stateful:
+            await self._batcher.call(reset)
+
+    @contextmanager
+    def counted(self, received: float) -> Iterator[None]:
+        """Count the act request that the block answers, by its outcome."""
+        code = "ok"
+        try:
+            yield
+        except RoboserveError as error:
+            code = error.code
+            raise
+        except asyncio.CancelledError:
+            code = "abandoned"
+            raise
+        except Exception:
+            code = "internal"
+            raise
+        finally:
+            self.metrics.on_request(code, time.perf_counter() - received)
+
+    async def _act_http(self, request: HttpRequest) -> HttpReply:
+        return await self._native_http(request, "act")
+
+    async def _reset_http(self, request: HttpRequest) -> HttpReply:
+        return await self._native_http(request, "reset")
+
+    async def _native_http(self, request: HttpRequest, kind: str) -> HttpReply:
+        message = self.decode(request.body)
+        given = message.setdefault("type", kind)
+        if not isinstance(given, str) or given != kind:
+            raise RoboserveError("invalid_request", f"type: {given!r:.40} does not belong to this route")
+        principal = cast("Principal", request.principal)  # no native route is public
+        # A request that names no session has none: callers of HTTP must not replace each other's requests.
+        answer = await self._native.answer(message, principal, session="", received=request.received)
+        return HttpReply(body=answer.body, status=200 if answer.error is None else answer.error.kind.http)
+
+    async def _healthz(self, _request: HttpRequest) -> HttpReply:
+        try:
+            self.check_health()
+        except RuntimeError as error:
+            raise RoboserveError("unavailable", str(error)) from error
+        return HttpReply(body=b"OK\n", content_type="text/plain")
+
+    async def _contract(self, request: HttpRequest) -> HttpReply:
+        if MSGPACK.encode() in request.headers.get(b"accept", b""):
+            return HttpReply(body=encode(self.contract.to_map()))
+        return HttpReply(body=json.dumps(self.contract.to_map(), indent=2).encode(), content_type="application/json")
+
+    async def _metrics_text(self, _request: HttpRequest) -> HttpReply:
+        return HttpReply(body=self.metrics.text(), content_type="text/plain; version=0.0.4")
+
+
+def _keys(args: PolicyArgs) -> KeyRing:
+    return KeyRing.load(Path(args.auth.keys_file) if args.auth.keys_file else None)
+
+
+def _batch_settings(args: PolicyArgs) -> BatchSettings:
+    batching = args.batching
+    return BatchSettings(
+        max_cost=float(batching.max_batch),
+        max_queue=batching.max_queue,
+        max_wait_s=None if batching.max_wait_ms is None else batching.max_wait_ms / 1e3,
+        default_deadline_s=batching.default_deadline_ms / 1e3,
+    )
+
+
+def _timings(served: Served[ActionChunk], decode_s: float) -> dict[str, float]:
+    return {
+        "decode": decode_s * 1e3,
+        "queue": served.queue_s * 1e3,
+        "batch_wait": served.batch_wait_s * 1e3,
+        "forward": served.forward_s * 1e3,
+    }
+
+
+def _compressed_bytes(message: dict[str, Any]) -> int:
+    observation = message.get("observation")
+    images = observation.get("images") if isinstance(observation, dict) else None
+    if not isinstance(images, dict):
+        return 0
+    return sum(len(image) for image in images.values() if isinstance(image, bytes))
