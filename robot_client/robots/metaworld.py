@@ -21,6 +21,8 @@ Array = np.ndarray[Any, Any]
 CAMERA = "front"
 CONTROL_HZ = 20.0
 MAX_STEPS = 200
+_UNSEEN = ("head", "screen", "torso", "pedestal", "controller_box", "right_arm_base_link", "right_l0", "right_l1")
+"""Bodies of the arm that lie outside the camera's square view: more than half of the scene's triangles."""
 _LOOK_AT, _DISTANCE, _AZIMUTH, _ELEVATION = (-0.03, 0.68, 0.12), 1.03, 135.0, -40.0
 
 INTERFACE = RobotInterface(
@@ -156,6 +158,10 @@ def _make_environment(task: MetaWorldTask) -> Any:
 def _make_renderer(env: Any, image_size: Tuple[int, int]) -> Tuple[Any, Any]:
     import mujoco
 
+    for body in _UNSEEN:
+        geoms = env.model.geom_bodyid == env.model.body(body).id
+        env.model.geom_matid[geoms] = -1  # a material would overrule the colour
+        env.model.geom_rgba[geoms, 3] = 0.0
     env.model.vis.quality.offsamples = 0  # read when the renderer makes its frame buffer
     camera = mujoco.MjvCamera()
     camera.type = mujoco.mjtCamera.mjCAMERA_FREE

@@ -1,0 +1,122 @@
+"""`python -m finetune.bc collect | train | evaluate | card`: from nothing to a checkpoint with its card."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from robot_client.robots.metaworld_tasks import TASKS
+
+if TYPE_CHECKING:
+    from finetune.bc.evaluate import TaskResult
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Behaviour cloning of the embedded VLA.")
+TasksOption = Annotated[str | None, typer.Option(help="Comma-separated task names; all when left out.")]
+
+
+def _tasks(names: str | None) -> tuple[str, ...]:
+    return tuple(TASKS) if names is None else tuple(names.split(","))
+
+
+@app.command()
+def collect(
+    out: Annotated[Path, typer.Option(help="Folder that gets one LeRobot v3 dataset a task.")],
+    tasks: TasksOption = None,
+    episodes: Annotated[int, typer.Option(help="Demonstrations of each task.")] = 40,
+    processes: Annotated[int, typer.Option(help="Simulators that run at once.")] = 1,
+) -> None:
+    """Collect demonstrations of MetaWorld's scripted experts; goes on where it was stopped."""
+    from finetune.bc.collect import CollectConfig
+    from finetune.bc.collect import collect as run
+
+    config = CollectConfig(out=out, tasks=_tasks(tasks), episodes=episodes, processes=processes)
+    Console().print(run(config))
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Option(help="Folder of datasets, as `collect` makes it.")],
+    out: Annotated[Path, typer.Option(help="Run folder; goes on where it was stopped.")],
+    tasks: TasksOption = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 6500,
+    batch: Annotated[int, typer.Option(help="Observations in a step.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and noise.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    revision: Annotated[str, typer.Option(help="Version of the weights.")] = "1",
+) -> None:
+    """Train on demonstrations."""
+    from finetune.bc.collect import dataset_folders
+    from finetune.bc.train import TrainConfig
+    from finetune.bc.train import train as run
+
+    folders = dataset_folders(data, _tasks(tasks))
+    config = TrainConfig(
+        data=tuple(folders),
+        out=out,
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        threads=threads,
+        checkpoint_every=checkpoint_every,
+        revision=revision,
+    )
+    columns = (TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task("train", total=steps, loss=float("nan"))
+        folder = run(config, report=lambda step, loss: progress.update(bar, completed=step, loss=loss))
+    Console().print(f"checkpoint: {folder}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint folder, or zoo:NAME.")],
+    tasks: TasksOption = None,
+    episodes: Annotated[int, typer.Option(help="Fresh scenes of each task.")] = 50,
+    wording: Annotated[Literal["canonical", "held_out"], typer.Option(help="Which wording to use.")] = "canonical",
+    processes: Annotated[int, typer.Option(help="Simulators that run at once.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Result file; evaluation-WORDING.json beside the folder.")] = None,
+) -> None:
+    """Play fresh scenes and write a result file."""
+    from finetune.bc.evaluate import EvaluateConfig, save_results
+    from finetune.bc.evaluate import evaluate as run
+
+    config = EvaluateConfig(
+        checkpoint=checkpoint, tasks=_tasks(tasks), episodes=episodes, wording=wording, processes=processes
+    )
+    console, started = Console(), time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("tasks", total=len(config.tasks))
+
+        def report(result: TaskResult) -> None:
+            progress.advance(bar)
+            low, high = result.interval
+            console.print(f"{result.task:24s} {result.successes}/{result.episodes}  95 % {low:.2f} to {high:.2f}")
+
+        results = run(config, report=report)
+    path = out or Path(checkpoint).parent / f"evaluation-{wording}.json"
+    save_results(path, config, results, (time.monotonic() - started) / 60)
+    console.print(f"mean {sum(result.rate for result in results) / len(results):.3f}; written to {path}")
+
+
+@app.command()
+def card(
+    run: Annotated[Path, typer.Option(help="Run folder of `train`, with its evaluations.")],
+) -> None:
+    """Write the model card from the run's own files."""
+    from finetune.bc.card import write_card
+
+    held_out = run / "evaluation-held_out.json"
+    path = write_card(
+        run, canonical=run / "evaluation-canonical.json", held_out=held_out if held_out.exists() else None
+    )
+    Console().print(f"written: {path}")
+
+
+app()

@@ -1,0 +1,117 @@
+"""Frames for training: decoded once from the datasets' videos, resized as the policy will see them, and kept on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clients.images import resize_with_pad
+from robot_client.dataset import DatasetReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+_NAMES = ("images", "state", "action", "instruction", "last")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """All frames of some datasets, in order.
+
+    Attributes:
+        cameras: names of the cameras, in the order of `images`.
+        images: uint8 (n, cameras, S, S, 3), memory-mapped; `state`: float32 (n, state size); `action`: float32 (n, action
+            size): the row that was recorded with the frame.
+        instruction: int64 (n,), index into `instructions`.
+        last: int64 (n,), index of the last frame of the frame's episode.
+        instructions: the distinct wordings.
+    """
+
+    cameras: tuple[str, ...]
+    images: NDArray[np.uint8]
+    state: NDArray[np.float32]
+    action: NDArray[np.float32]
+    instruction: NDArray[np.int64]
+    last: NDArray[np.int64]
+    instructions: tuple[str, ...]
+
+    def chunks(self, frames: NDArray[np.int64], length: int) -> NDArray[np.float32]:
+        """Return the action chunks that start at `frames`, float32 (len(frames), length, action size).
+
+        Beyond an episode's end its last action repeats: it is the one recorded after the task was done.
+        """
+        rows = np.minimum(frames[:, None] + np.arange(length), self.last[frames][:, None])
+        return np.asarray(self.action[rows], dtype=np.float32)
+
+
+def load_frames(
+    folders: Sequence[Path], image_size: int, cache: Path, *, progress: Callable[[int, int], None] | None = None
+) -> Frames:
+    """Return the frames of LeRobot v3 datasets, from the cache where it holds exactly these.
+
+    Args:
+        image_size: side of the square images.
+        cache: folder for the decoded arrays.
+        progress: told (episodes decoded, episodes in all).
+
+    Raises:
+        RoboserveError: a dataset is damaged.
+        ValueError: the datasets differ in cameras, state or action names.
+    """
+    readers = [DatasetReader(folder) for folder in folders]
+    first = readers[0].info
+    for reader in readers[1:]:
+        same = (reader.info.cameras.keys(), reader.info.state_names, reader.info.action_names)
+        if same != (first.cameras.keys(), first.state_names, first.action_names):
+            raise ValueError(f"datasets: {reader.root.name} differs from {readers[0].root.name} in cameras or names")
+    key = _key(readers, image_size)
+    if not (cache / "key.json").is_file() or json.loads((cache / "key.json").read_text("utf-8")) != key:
+        _decode(readers, image_size, cache, progress)
+        (cache / "key.json").write_text(json.dumps(key), "utf-8")
+    arrays: dict[str, Any] = {
+        name: np.load(cache / f"{name}.npy", mmap_mode="r" if name == "images" else None, allow_pickle=False)
+        for name in _NAMES
+    }
+    instructions = tuple(json.loads((cache / "instructions.json").read_text("utf-8")))
+    return Frames(cameras=tuple(first.cameras), instructions=instructions, **arrays)
+
+
+def _key(readers: Sequence[DatasetReader], image_size: int) -> dict[str, Any]:
+    return {"image_size": image_size, "datasets": [[str(reader.root), reader.frames] for reader in readers]}
+
+
+def _decode(
+    readers: Sequence[DatasetReader], image_size: int, cache: Path, progress: Callable[[int, int], None] | None
+) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "key.json").unlink(missing_ok=True)
+    total, cameras = sum(reader.frames for reader in readers), tuple(readers[0].info.cameras)
+    shape = (total, len(cameras), image_size, image_size, 3)
+    images = np.lib.format.open_memmap(cache / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    rows: dict[str, list[Any]] = {"state": [], "action": [], "instruction": [], "last": []}
+    known: dict[str, int] = {}
+    episodes = [(reader, episode) for reader in readers for episode in reader.episodes]
+    at = 0
+    for number, (reader, episode) in enumerate(episodes):
+        columns = reader.columns(episode)
+        for index, camera in enumerate(cameras):
+            for row, image in enumerate(reader.images(episode, camera)):
+                images[at + row, index] = resize_with_pad(image, image_size, image_size)
+        rows["state"].append(columns["observation.state"])
+        rows["action"].append(columns["action"])
+        rows["instruction"].append(np.full(episode.length, known.setdefault(episode.tasks[0], len(known))))
+        rows["last"].append(np.full(episode.length, at + episode.length - 1))
+        at += episode.length
+        if progress is not None:
+            progress(number + 1, len(episodes))
+    images.flush()
+    for name, parts in rows.items():
+        dtype = np.float32 if name in ("state", "action") else np.int64
+        np.save(cache / f"{name}.npy", np.concatenate(parts).astype(dtype))
+    (cache / "instructions.json").write_text(json.dumps(list(known)), "utf-8")

@@ -1,0 +1,231 @@
+"""The network: an observation encoder (images, state, words) and an action expert that it conditions.
+
+The observation is encoded once; each integration step runs the expert alone. Sized for CPU cores without matrix units: the
+expert sees the chunk as one vector, which costs a twentieth of a transformer over its rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_TIME_FEATURES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Sizes of the network.
+
+    Attributes:
+        cameras: number of camera images of an observation.
+        image_size: side of the square images, a multiple of 16.
+        state_size, action_size: dimensions of the state and of one action row.
+        chunk_length: rows of a chunk (H).
+        word_buckets, words: ids of the tokenizer and words of an instruction.
+        channels: of the three convolution stages.
+        keypoints: soft keypoints of each of the first two stages; they localise things to a fraction of a pixel.
+        text_width: of the instruction's vector.
+        summary: of the observation's vector, which is all that the expert sees.
+        width, blocks: of the expert.
+    """
+
+    cameras: int
+    image_size: int = 64
+    state_size: int
+    action_size: int
+    chunk_length: int = 16
+    word_buckets: int = 1024
+    words: int = 16
+    channels: tuple[int, int, int] = (32, 64, 64)
+    keypoints: int = 32
+    text_width: int = 128
+    summary: int = 256
+    width: int = 384
+    blocks: int = 3
+
+    def __post_init__(self) -> None:
+        if self.image_size < 16 or self.image_size % 16:
+            raise ValueError(f"image_size: {self.image_size}, must be a multiple of 16")
+        if any(channels % 8 for channels in self.channels):
+            raise ValueError(f"channels: {self.channels}, must be multiples of 8")
+
+
+class Prefix(NamedTuple):
+    """What the expert needs of an observation: its summary (B, summary)."""
+
+    summary: Tensor
+
+    def repeat(self, times: int) -> Prefix:
+        """Return the prefix with each item repeated `times` times in a row."""
+        return Prefix(self.summary.repeat_interleave(times, dim=0))
+
+
+class FlowVLANetwork(nn.Module):
+    """Velocity field over action chunks, conditioned on an observation."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.words = WordEncoder(config)
+        self.vision = VisionEncoder(config)
+        features = config.cameras * self.vision.features + config.state_size + config.text_width
+        self.summary = nn.Sequential(
+            nn.Linear(features, 2 * config.summary),
+            nn.LayerNorm(2 * config.summary),
+            nn.SiLU(),
+            nn.Linear(2 * config.summary, config.summary),
+        )
+        self.expert = ActionExpert(config)
+
+    def encode(self, images: Tensor, state: Tensor, words: Tensor) -> Prefix:
+        """Encode observations.
+
+        Args:
+            images: (B, cameras, 3, S, S) in [-1, 1].
+            state: (B, state_size), normalised.
+            words: int64 (B, words).
+        """
+        batch, cameras = images.shape[:2]
+        instruction = self.words(words)
+        seen = self.vision(images.flatten(0, 1), instruction.repeat_interleave(cameras, dim=0)).reshape(batch, -1)
+        return Prefix(self.summary(torch.cat([seen, state, instruction], dim=-1)))
+
+    def velocity(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
+        """Return the velocity noise - action at noise time `time`, (B, H, action_size).
+
+        Args:
+            noisy: (B, H, action_size), time * noise + (1 - time) * action.
+            time: (B,) in [0, 1]; 1 is pure noise.
+        """
+        velocity: Tensor = self.expert(prefix, noisy, time)
+        return velocity
+
+
+class WordEncoder(nn.Module):
+    """Words to one vector for the instruction: the mean of their embeddings, through a small network."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.word_buckets + 1, config.text_width // 2, padding_idx=0)
+        self.mix = _two_layers(config.text_width // 2, config.text_width, config.text_width)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Return (B, text_width)."""
+        kept = (words != 0)[..., None].to(self.embedding.weight.dtype)
+        vector: Tensor = self.mix((self.embedding(words) * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1))
+        return vector
+
+
+class VisionEncoder(nn.Module):
+    """Convolutions that the instruction modulates (FiLM, Perez et al. 2018) to keypoints and coarse features.
+
+    Keypoints are spatial soft arg-max coordinates (Finn et al. 2016) in [-1, 1], at strides 4 and 8.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        fine, coarse, last = config.channels
+        self.stem = _convolution(3, fine, kernel=8, stride=4)
+        self.fine = FiLMBlock(fine, config.text_width)
+        self.down = _convolution(fine, coarse, kernel=3, stride=2)
+        self.coarse = FiLMBlock(coarse, config.text_width)
+        self.last = _convolution(coarse, last, kernel=3, stride=2)
+        self.fine_keypoints = SoftKeypoints(fine, config.keypoints, config.image_size // 4)
+        self.coarse_keypoints = SoftKeypoints(coarse, config.keypoints, config.image_size // 8)
+        self.features = 4 * config.keypoints + last * (config.image_size // 16) ** 2
+        """Numbers that describe one image."""
+
+    def forward(self, images: Tensor, instruction: Tensor) -> Tensor:
+        """Return (B, features) for images (B, 3, S, S)."""
+        fine = self.fine(self.stem(images), instruction)
+        coarse = self.coarse(self.down(fine), instruction)
+        points = [self.fine_keypoints(fine), self.coarse_keypoints(coarse)]
+        return torch.cat([*points, self.last(coarse).flatten(1)], dim=-1)
+
+
+class SoftKeypoints(nn.Module):
+    """Where each learned map is brightest on average: (B, channels, side, side) to (B, 2 * keypoints)."""
+
+    grid: Tensor
+
+    def __init__(self, channels: int, keypoints: int, side: int) -> None:
+        super().__init__()
+        self.maps = nn.Conv2d(channels, keypoints, 1)
+        axis = torch.linspace(-1.0, 1.0, side)
+        rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+        self.register_buffer("grid", torch.stack([columns.flatten(), rows.flatten()], dim=-1), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        attention = self.maps(features).flatten(2).float().softmax(dim=-1).to(self.grid.dtype)
+        return (attention @ self.grid).flatten(1)
+
+
+class FiLMBlock(nn.Module):
+    """A residual convolution whose channels are scaled and shifted by a condition."""
+
+    def __init__(self, channels: int, condition: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(8, channels)
+        self.film = nn.Linear(condition, 2 * channels)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.film(condition)[..., None, None].chunk(2, dim=1)
+        return features + functional.silu(self.norm(self.conv(features)) * (1 + scale) + shift)
+
+
+class ActionExpert(nn.Module):
+    """A noisy chunk, as one vector, to its velocity; residual blocks modulated by observation and time."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        size = config.chunk_length * config.action_size
+        self.time = _two_layers(_TIME_FEATURES, config.text_width, config.summary)
+        self.enter = nn.Linear(size, config.width)
+        self.blocks = nn.ModuleList(ResidualBlock(config.width, config.summary) for _ in range(config.blocks))
+        self.leave = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, size))
+
+    def forward(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
+        condition = functional.silu(prefix.summary + self.time(_time_features(time).to(noisy.dtype)))
+        hidden = self.enter(noisy.flatten(1))
+        for block in self.blocks:
+            hidden = block(hidden, condition)
+        velocity: Tensor = self.leave(hidden).reshape(noisy.shape)
+        return velocity
+
+
+class ResidualBlock(nn.Module):
+    """Two layers whose normalised input is scaled and shifted by a condition."""
+
+    def __init__(self, width: int, condition: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+        self.film = nn.Linear(condition, 2 * width)
+
+    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.film(condition).chunk(2, dim=-1)
+        return hidden + self.second(functional.silu(self.first(self.norm(hidden) * (1 + scale) + shift)))
+
+
+def _convolution(inputs: int, outputs: int, *, kernel: int, stride: int) -> nn.Sequential:
+    padding = (kernel - stride) // 2 if kernel % 2 == 0 else kernel // 2
+    conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, bias=False)
+    return nn.Sequential(conv, nn.GroupNorm(8, outputs), nn.SiLU())
+
+
+def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
+
+
+def _time_features(time: Tensor) -> Tensor:
+    """Sines and cosines of `time` (B,) at periods from 4e-3 to 4, float32 (B, 64)."""
+    fraction = torch.linspace(0.0, 1.0, _TIME_FEATURES // 2, device=time.device)
+    angle = time.float()[:, None] * (2 * math.pi / (4e-3 * 1000.0**fraction))
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -1,0 +1,38 @@
+"""The demo's table on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from roboserve.report.episodes import read_episodes, rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+HEADINGS = ("task", "success", "Hz held", "on time", "p50 ms", "p99 ms", "batch", "holds", "events")
+
+
+def cells(folder: Path) -> list[tuple[str, ...]]:
+    """Return the table's rows as text, the totals last; "on time" is the share of ticks within 2 ms of their time."""
+    found: list[tuple[str, ...]] = []
+    for row in rows(read_episodes(folder)):
+        latency = ("-", "-") if row.p50_ms is None else (f"{row.p50_ms:.0f}", f"{row.p99_ms:.0f}")
+        share = f"{row.successes}/{row.episodes} {row.successes / row.episodes:.0%}"
+        batch = "-" if row.batch is None else f"{row.batch:.2f}"
+        rate = (f"{row.rate_hz:.2f}", f"{row.within_2ms:.1%}")
+        found.append((row.task, share, *rate, *latency, batch, str(row.holds), str(row.events)))
+    return found
+
+
+def print_table(console: Console, folder: Path) -> int:
+    """Print the table and return the number of episodes that succeeded."""
+    table = Table(*HEADINGS)
+    lines = cells(folder)
+    for number, line in enumerate(lines):
+        table.add_row(*line, style="bold" if number == len(lines) - 1 else None, end_section=number == len(lines) - 2)
+    console.print(table)
+    return sum(episode.success for episode in read_episodes(folder))
