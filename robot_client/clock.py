@@ -39,5 +39,4 @@ class MonotonicClock:
         if left > 0:
             time.sleep(left)
         while time.monotonic() < at:
-            # Yields the interpreter, so that the network's thread is not starved by the spinning.
-            time.sleep(0)
+            pass  # keeps the interpreter: a yield here may hand it to another thread for longer than the stretch lasts
