@@ -87,6 +87,11 @@ def batch_sizes(episodes: list[EpisodeData]) -> Counter[int]:
     return Counter(line["batch_size"] for item in episodes for line in item.requests if line["batch_size"] is not None)
 
 
+def notable_events(item: EpisodeData) -> list[dict[str, Any]]:
+    """Return an episode's events, less the first connection, which every episode has."""
+    return [event for event in item.summary["events"] if event["kind"] != "connected" or event["time_s"] > 0]
+
+
 def _row(task: str, episodes: list[EpisodeData]) -> TaskRow:
     times, sizes = latencies(episodes), batch_sizes(episodes)
     ticks = sum(item.summary["ticks"] for item in episodes)
@@ -101,7 +106,7 @@ def _row(task: str, episodes: list[EpisodeData]) -> TaskRow:
         p99_ms=float(np.percentile(times, 99)) if times else None,
         batch=sum(size * count for size, count in sizes.items()) / sizes.total() if sizes else None,
         holds=sum(item.summary["held_ticks"] for item in episodes),
-        events=sum(len(item.summary["events"]) for item in episodes),
+        events=sum(len(notable_events(item)) for item in episodes),
     )
 
 

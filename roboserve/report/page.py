@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from roboserve.report.charts import batch_chart, latency_chart, lateness_chart, timeline_chart
-from roboserve.report.episodes import EpisodeData, read_episodes
+from roboserve.report.episodes import EpisodeData, notable_events, read_episodes
 from roboserve.report.table import HEADINGS, cells
 
 _VIDEOS_PER_TASK = 1
@@ -123,8 +123,7 @@ def _events(episodes: list[EpisodeData]) -> list[dict[str, Any]]:
     found = []
     for item in episodes:
         name = f"{item.task}, scene {item.summary['seed']}"
-        events = [event for event in item.summary["events"] if event["kind"] != "connected" or event["time_s"] > 0]
-        found += [{"episode": name, **event} for event in events]
+        found += [{"episode": name, **event} for event in notable_events(item)]
         holds = {reason: count for reason, count in item.summary["holds"].items() if reason != "waiting"}
         found += [
             {"episode": name, "kind": "hold", "time_s": None, "message": f"{count} ticks held: {reason}"}
