@@ -15,7 +15,7 @@ def main() -> None:
     """Run until standard input closes."""
     folder = Path(tempfile.mkdtemp(prefix="ray-head-"))
     os.environ.update(serve_environment(folder))
-    import ray  # noqa: PLC0415  after the environment
+    import ray
 
     try:
         ray.init(

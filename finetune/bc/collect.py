@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +14,10 @@ from finetune.bc.expert import ExpertConfig, demonstrate
 from robot_client.dataset import DatasetReader, DatasetWriter
 from robot_client.robots.metaworld import CAMERA, CONTROL_HZ, INTERFACE, MetaWorldRobot
 from robot_client.robots.metaworld_tasks import TASKS, find_task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 FIRST_SEED = 100_000
 """Seeds of demonstrations start here; those of evaluations lie below (see evaluate.py), so that the two never meet."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from robot_client.robot import RobotObservation
-from robot_client.robots.metaworld import MetaWorldRobot
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from robot_client.robot import RobotObservation
+    from robot_client.robots.metaworld import MetaWorldRobot
 
 
 @dataclass(frozen=True, kw_only=True)

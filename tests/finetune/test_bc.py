@@ -1,4 +1,4 @@
-"""The recipe in miniature: collect, train, evaluate, card, as a user runs it; and a resumed run equals an unbroken one."""
+"""The recipe in miniature, as a user runs it; and a resumed run equals an unbroken one."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def test_chunks_end_with_their_episode(demos: Path) -> None:
 def test_a_run_that_was_stopped_and_resumed_gives_the_weights_of_one_that_was_not(demos: Path, tmp_path: Path) -> None:
     whole = train(config(demos, tmp_path / "whole"))
 
-    class Stop(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(step: int, _loss: float) -> None:
         if step == 3:
-            raise Stop
+            raise StoppedError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         train(config(demos, tmp_path / "broken"), report=stop)
     resumed = train(config(demos, tmp_path / "broken"))
     one, two = (load_file(folder / "model.safetensors") for folder in (whole, resumed))

@@ -10,17 +10,20 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from models.policies.contract import CameraSpec, PolicySpec, VectorSpec
 from models.policies.flow_vla.network import FlowVLANetwork, NetworkConfig
-from models.policies.flow_vla.tokenizer import HashTokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from models.policies.flow_vla.tokenizer import HashTokenizer
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT: Literal["roboserve-flow-vla-1"] = "roboserve-flow-vla-1"

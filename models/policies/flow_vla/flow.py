@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from models.policies.flow_vla.network import FlowVLANetwork, Prefix
 from models.policies.flow_vla.rtc import guidance_weight
+
+if TYPE_CHECKING:
+    from models.policies.flow_vla.network import FlowVLANetwork, Prefix
 
 Field = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, H, A), t (B,)) to the velocity (B, H, A)."""
