@@ -100,11 +100,11 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the first scene.")] = 10_000,
 ) -> None:
     """Start the platform, let simulated robots do their tasks through it, and write a report with videos."""
-    from roboserve import demo as verb
+    from roboserve.demo import DemoSettings, run_demo
 
     given = {"episodes": episodes, "tasks": tuple(tasks.split(",")) if tasks else None, "robots": robots, "out": out}
     chosen = {name: value for name, value in given.items() if value is not None}
-    raise typer.Exit(verb.run_demo(verb.DemoSettings(config=config, server=server, seed=seed, **chosen)))
+    raise typer.Exit(run_demo(DemoSettings(config=config, server=server, seed=seed, **chosen)))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -104,7 +104,7 @@ def _platform(settings: DemoSettings, folder: Path, console: Console) -> Iterato
     command += ["--config", str(settings.config)]
     log = folder / "platform.log"
     with log.open("wb") as sink:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603  our own interpreter and arguments, no shell
             command,
             stdout=sink,
             stderr=subprocess.STDOUT,

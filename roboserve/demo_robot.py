@@ -103,7 +103,7 @@ def drive(server: str, folder: Path, jobs: Any, told: Any) -> None:
             _work(server, folder, job, told, interrupted)
         except KeyboardInterrupt:
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             told.put(Progress(task=job.task, seed=job.seeds[0], error=f"{type(error).__name__}: {error}"))
 
 

@@ -76,7 +76,7 @@ def run_background(config_path: Path, port: int | None) -> int:
     command = [sys.executable, "-m", "roboserve", "up", "--foreground", "--config", str(config_path)]
     command += ["--port", str(port)] if port is not None else []
     with log.open("wb") as sink:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603  our own interpreter and arguments, no shell
             command,
             stdout=sink,
             stderr=subprocess.STDOUT,

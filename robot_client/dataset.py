@@ -4,8 +4,8 @@
 meta/info.json  meta/stats.json  meta/tasks.parquet  meta/episodes/chunk-000/file-000.parquet
 data/chunk-000/file-000.parquet  videos/observation.images.CAMERA/chunk-000/file-000.mp4
 ```
-Layout as documented with huggingface/lerobot (LeRobotDataset v3.0): several episodes share a file; the episodes table says
-where each begins and ends. Needs pyarrow and av (extra `record`), not lerobot.
+Layout as documented with huggingface/lerobot (LeRobotDataset v3.0): several episodes share a file; the episodes table
+says where each begins and ends. Needs pyarrow and av (extra `record`), not lerobot.
 
 Every finished episode is on disk in full before the next begins: a killed writer loses the open episode and no other.
 """
@@ -13,17 +13,19 @@ Every finished episode is on disk in full before the next begins: a killed write
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from clients.errors import RoboserveError
 from robot_client.dataset_stats import EpisodeStats, flatten, merge
 from robot_client.video import VideoEncoder, codec_info, join, read_frames
+
+if TYPE_CHECKING:
+    import os
 
 Array = np.ndarray[Any, Any]
 
@@ -74,7 +76,9 @@ class DatasetInfo:
         found: Dict[str, Dict[str, Any]] = {}
         for name, size in self.cameras.items():
             found[IMAGE_PREFIX + name] = {
-                "dtype": "video", "shape": [*size, 3], "names": ["height", "width", "channels"],
+                "dtype": "video",
+                "shape": [*size, 3],
+                "names": ["height", "width", "channels"],
                 "info": dict(codec_info(size, self.fps)),
             }
         for key, names in ((STATE, self.state_names), (ACTION, self.action_names)):
@@ -93,11 +97,13 @@ class DatasetReader:
         RoboserveError: `invalid_request` naming the file of the dataset that is missing or damaged.
     """
 
-    def __init__(self, root: "os.PathLike[str] | str") -> None:
+    def __init__(self, root: os.PathLike[str] | str) -> None:
         self.root = Path(root)
         raw = _read_json(self.root, _INFO)
         self.info = _parse_info(raw)
-        self._paths = {key: str(raw.get(key, default)) for key, default in (("data_path", _DATA), ("video_path", _VIDEO))}
+        self._paths = {
+            key: str(raw.get(key, default)) for key, default in (("data_path", _DATA), ("video_path", _VIDEO))
+        }
         self.episodes: Tuple[Episode, ...] = tuple(_read_episodes(self.root, self.info))
         self.stats: Mapping[str, Any] = _read_json(self.root, _STATS) if self.episodes else {}
 
@@ -112,15 +118,20 @@ class DatasetReader:
         table = _read_parquet(self.root, path)
         rows = table.column("episode_index").to_numpy() == episode.index
         if int(rows.sum()) != episode.length:
-            raise RoboserveError("invalid_request", f"dataset: {path} has {int(rows.sum())} rows of episode {episode.index}, "
-                                                    f"the episodes table says {episode.length}")
+            raise RoboserveError(
+                "invalid_request",
+                f"dataset: {path} has {int(rows.sum())} rows of episode {episode.index}, "
+                f"the episodes table says {episode.length}",
+            )
         return {name: _to_array(table.column(name))[rows] for name in table.column_names}
 
     def images(self, episode: Episode, camera: str) -> Iterator[Array]:
         """Decode the frames of an episode in order, each uint8 (height, width, 3), RGB."""
         if camera not in episode.videos:
-            raise RoboserveError("invalid_request", f"camera: {camera!r} is not in the dataset; it has "
-                                                    f"{', '.join(episode.videos) or 'none'}")
+            raise RoboserveError(
+                "invalid_request",
+                f"camera: {camera!r} is not in the dataset; it has {', '.join(episode.videos) or 'none'}",
+            )
         chunk, file, start = episode.videos[camera]
         path = self._paths["video_path"].format(video_key=IMAGE_PREFIX + camera, chunk_index=chunk, file_index=file)
         if not (self.root / path).is_file():
@@ -154,7 +165,7 @@ class DatasetWriter:
     @classmethod
     def create(
         cls,
-        root: "os.PathLike[str] | str",
+        root: os.PathLike[str] | str,
         *,
         fps: float,
         cameras: Mapping[str, Tuple[int, int]],
@@ -163,7 +174,7 @@ class DatasetWriter:
         robot_type: str,
         extra_names: Sequence[str] = (),
         file_megabytes: float = 16.0,
-    ) -> "DatasetWriter":
+    ) -> DatasetWriter:
         """Begin a dataset in a folder that holds none.
 
         Args:
@@ -174,17 +185,23 @@ class DatasetWriter:
             RoboserveError: `invalid_request` where the folder already holds a dataset.
         """
         if (Path(root) / _INFO).exists():
-            raise RoboserveError("invalid_request", "dataset: the folder already holds one; resume it or choose another")
+            raise RoboserveError(
+                "invalid_request", "dataset: the folder already holds one; resume it or choose another"
+            )
         info = DatasetInfo(
-            fps=fps, robot_type=robot_type, cameras=dict(cameras), state_names=tuple(state_names),
-            action_names=tuple(action_names), extra_names=tuple(extra_names),
+            fps=fps,
+            robot_type=robot_type,
+            cameras=dict(cameras),
+            state_names=tuple(state_names),
+            action_names=tuple(action_names),
+            extra_names=tuple(extra_names),
         )
         writer = cls(Path(root), info, file_megabytes=file_megabytes)
         writer._write_info()
         return writer
 
     @classmethod
-    def resume(cls, root: "os.PathLike[str] | str", *, file_megabytes: float = 16.0) -> "DatasetWriter":
+    def resume(cls, root: os.PathLike[str] | str, *, file_megabytes: float = 16.0) -> DatasetWriter:
         """Go on with a dataset, after its last finished episode."""
         reader = DatasetReader(root)
         writer = cls(reader.root, reader.info, file_megabytes=file_megabytes)
@@ -250,21 +267,24 @@ class DatasetWriter:
         """Drop the open episode; everything finished is on disk already."""
         self.discard()
 
-    def _require_open(self) -> "_OpenEpisode":
+    def _require_open(self) -> _OpenEpisode:
         if self._open is None:
             raise RoboserveError("invalid_request", "dataset: no episode is open; call begin first")
         return self._open
 
     def _file_is_full(self) -> bool:
         place = self._place()
-        paths = [_DATA.format(**place), *(_VIDEO.format(video_key=IMAGE_PREFIX + name, **place) for name in self.info.cameras)]
+        paths = [
+            _DATA.format(**place),
+            *(_VIDEO.format(video_key=IMAGE_PREFIX + name, **place) for name in self.info.cameras),
+        ]
         sizes = [(self.root / path).stat().st_size for path in paths if (self.root / path).exists()]
         return bool(sizes) and max(sizes) >= self._file_bytes
 
     def _place(self) -> Dict[str, int]:
         return {"chunk_index": self._file // _CHUNK_FILES, "file_index": self._file % _CHUNK_FILES}
 
-    def _append(self, episode: "_OpenEpisode", videos: Mapping[str, Path], task: str, extra: Mapping[str, Any]) -> None:
+    def _append(self, episode: _OpenEpisode, videos: Mapping[str, Path], task: str, extra: Mapping[str, Any]) -> None:
         import pyarrow as pa
 
         place, fps = self._place(), self.info.fps
@@ -277,14 +297,22 @@ class DatasetWriter:
         rows, stats = episode.table(self.episodes, self.frames, self._tasks.index(task))
         self._data = rows if self._data is None else pa.concat_tables([self._data, rows])
         _write_parquet(self.root, _DATA.format(**place), self._data)
-        self._rows.append({
-            "episode_index": self.episodes, "tasks": [task], "length": episode.length,
-            "dataset_from_index": self.frames, "dataset_to_index": self.frames + episode.length,
-            "data/chunk_index": place["chunk_index"], "data/file_index": place["file_index"],
-            **self._video_columns(episode.length),
-            "meta/episodes/chunk_index": place["chunk_index"], "meta/episodes/file_index": place["file_index"],
-            **flatten(stats), **extra,
-        })
+        self._rows.append(
+            {
+                "episode_index": self.episodes,
+                "tasks": [task],
+                "length": episode.length,
+                "dataset_from_index": self.frames,
+                "dataset_to_index": self.frames + episode.length,
+                "data/chunk_index": place["chunk_index"],
+                "data/file_index": place["file_index"],
+                **self._video_columns(episode.length),
+                "meta/episodes/chunk_index": place["chunk_index"],
+                "meta/episodes/file_index": place["file_index"],
+                **flatten(stats),
+                **extra,
+            }
+        )
         _write_parquet(self.root, _EPISODES.format(**place), pa.Table.from_pylist(self._rows))
         self._stats = merge(self._stats, stats)
         self.episodes, self.frames = self.episodes + 1, self.frames + episode.length
@@ -303,13 +331,25 @@ class DatasetWriter:
 
     def _write_info(self) -> None:
         info = self.info
-        _write_json(self.root, _INFO, {
-            "codebase_version": VERSION, "robot_type": info.robot_type, "total_episodes": self.episodes,
-            "total_frames": self.frames, "total_tasks": len(self._tasks), "chunks_size": _CHUNK_FILES,
-            "data_files_size_in_mb": int(self._file_bytes / 1e6) or 1, "video_files_size_in_mb": int(self._file_bytes / 1e6) or 1,
-            "fps": int(info.fps) if float(info.fps).is_integer() else info.fps, "splits": {"train": f"0:{self.episodes}"},
-            "data_path": _DATA, "video_path": _VIDEO if info.cameras else None, "features": info.features(),
-        })
+        _write_json(
+            self.root,
+            _INFO,
+            {
+                "codebase_version": VERSION,
+                "robot_type": info.robot_type,
+                "total_episodes": self.episodes,
+                "total_frames": self.frames,
+                "total_tasks": len(self._tasks),
+                "chunks_size": _CHUNK_FILES,
+                "data_files_size_in_mb": int(self._file_bytes / 1e6) or 1,
+                "video_files_size_in_mb": int(self._file_bytes / 1e6) or 1,
+                "fps": int(info.fps) if float(info.fps).is_integer() else info.fps,
+                "splits": {"train": f"0:{self.episodes}"},
+                "data_path": _DATA,
+                "video_path": _VIDEO if info.cameras else None,
+                "features": info.features(),
+            },
+        )
 
 
 class _OpenEpisode:
@@ -334,7 +374,9 @@ class _OpenEpisode:
         info = self._info
         for noun, given, wanted in (("cameras", images, info.cameras), ("extra", extra, info.extra_names)):
             if set(given) != set(wanted):
-                raise RoboserveError("invalid_request", f"{noun}: the dataset has {sorted(wanted)}, the frame {sorted(given)}")
+                raise RoboserveError(
+                    "invalid_request", f"{noun}: the dataset has {sorted(wanted)}, the frame {sorted(given)}"
+                )
         vectors = []
         for noun, vector, names in (("state", state, info.state_names), ("action", action, info.action_names)):
             vectors.append(np.array(vector, dtype=np.float32))
@@ -373,7 +415,8 @@ class _OpenEpisode:
         for name, column in columns.items():
             self._stats.add_column(name, column)
         arrays = {
-            name: pa.array(column) if column.ndim == 1
+            name: pa.array(column)
+            if column.ndim == 1
             else pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), column.shape[1])
             for name, column in columns.items()
         }
@@ -382,16 +425,27 @@ class _OpenEpisode:
 
 def _parse_info(raw: Mapping[str, Any]) -> DatasetInfo:
     if raw.get("codebase_version") != VERSION:
-        raise RoboserveError("invalid_request", f"dataset: version {raw.get('codebase_version')!r}, this reader knows {VERSION}")
+        raise RoboserveError(
+            "invalid_request", f"dataset: version {raw.get('codebase_version')!r}, this reader knows {VERSION}"
+        )
     try:
         features = raw["features"]
-        cameras = {key[len(IMAGE_PREFIX):]: (int(item["shape"][0]), int(item["shape"][1]))
-                   for key, item in features.items() if key.startswith(IMAGE_PREFIX) and item["dtype"] == "video"}
+        cameras = {
+            key[len(IMAGE_PREFIX) :]: (int(item["shape"][0]), int(item["shape"][1]))
+            for key, item in features.items()
+            if key.startswith(IMAGE_PREFIX) and item["dtype"] == "video"
+        }
         names = {key: tuple(_flat_names(features[key])) for key in (STATE, ACTION)}
         known = {STATE, ACTION, *_COUNTERS, *(IMAGE_PREFIX + name for name in cameras)}
         extra = tuple(key for key, item in features.items() if key not in known and item["dtype"] == "float32")
-        return DatasetInfo(fps=float(raw["fps"]), robot_type=str(raw.get("robot_type")), cameras=cameras,
-                           state_names=names[STATE], action_names=names[ACTION], extra_names=extra)
+        return DatasetInfo(
+            fps=float(raw["fps"]),
+            robot_type=str(raw.get("robot_type")),
+            cameras=cameras,
+            state_names=names[STATE],
+            action_names=names[ACTION],
+            extra_names=extra,
+        )
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise RoboserveError("invalid_request", f"dataset: {_INFO} lacks or misstates {error}") from error
 
@@ -407,10 +461,14 @@ def _read_episodes(root: Path, info: DatasetInfo) -> Iterator[Episode]:
     for path in sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet")):
         table = _read_parquet(root, str(path.relative_to(root)))
         for row in table.select([name for name in table.column_names if not name.startswith("stats/")]).to_pylist():
-            try:
-                yield _parse_episode(row, info)
-            except (KeyError, TypeError, ValueError) as error:
-                raise RoboserveError("invalid_request", f"dataset: the episodes table lacks or misstates {error}") from error
+            yield _checked_episode(row, info)
+
+
+def _checked_episode(row: Dict[str, Any], info: DatasetInfo) -> Episode:
+    try:
+        return _parse_episode(row, info)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RoboserveError("invalid_request", f"dataset: the episodes table lacks or misstates {error}") from error
 
 
 def _parse_episode(row: Dict[str, Any], info: DatasetInfo) -> Episode:
@@ -420,12 +478,11 @@ def _parse_episode(row: Dict[str, Any], info: DatasetInfo) -> Episode:
         chunk, file = int(row.pop(prefix + "chunk_index")), int(row.pop(prefix + "file_index"))
         videos[camera] = (chunk, file, float(row.pop(prefix + "from_timestamp")))
         row.pop(prefix + "to_timestamp")
-    episode = {
-        "index": int(row.pop("episode_index")), "length": int(row.pop("length")), "tasks": tuple(row.pop("tasks")),
-        "start": int(row.pop("dataset_from_index")), "data": (int(row.pop("data/chunk_index")), int(row.pop("data/file_index"))),
-    }
+    index, length, start = (int(row.pop(name)) for name in ("episode_index", "length", "dataset_from_index"))
+    data = (int(row.pop("data/chunk_index")), int(row.pop("data/file_index")))
+    tasks = tuple(row.pop("tasks"))
     extra = {key: value for key, value in row.items() if "/" not in key and key != "dataset_to_index"}
-    return Episode(videos=videos, extra=extra, **episode)
+    return Episode(index=index, length=length, tasks=tasks, start=start, data=data, videos=videos, extra=extra)
 
 
 def _read_tasks(root: Path) -> List[str]:
@@ -443,18 +500,24 @@ def _tasks_table(tasks: Sequence[str]) -> Any:
     table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())})
     columns = [("task_index", "int64", "int64"), ("task", "unicode", "object")]
     pandas = {
-        "index_columns": ["task"], "column_indexes": [], "pandas_version": "2.0.0",
-        "columns": [{"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
-                    for name, kind, numpy in columns],
+        "index_columns": ["task"],
+        "column_indexes": [],
+        "pandas_version": "2.0.0",
+        "columns": [
+            {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
+            for name, kind, numpy in columns
+        ],
     }
     return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 
 
 def _next_file(root: Path) -> int:
-    used = []
-    for pattern in ("data/chunk-*/file-*.parquet", "videos/*/chunk-*/file-*.mp4", "meta/episodes/chunk-*/file-*.parquet"):
-        for path in root.glob(pattern):
-            used.append(int(path.parent.name[len("chunk-"):]) * _CHUNK_FILES + int(path.stem[len("file-"):]))
+    patterns = ("data/chunk-*/file-*.parquet", "videos/*/chunk-*/file-*.mp4", "meta/episodes/chunk-*/file-*.parquet")
+    used = [
+        int(path.parent.name[len("chunk-") :]) * _CHUNK_FILES + int(path.stem[len("file-") :])
+        for pattern in patterns
+        for path in root.glob(pattern)
+    ]
     return max(used, default=-1) + 1
 
 
@@ -470,7 +533,7 @@ def _to_array(column: Any) -> Array:
 def _read_parquet(root: Path, name: str) -> Any:
     try:
         import pyarrow as pa
-        import pyarrow.parquet as parquet
+        from pyarrow import parquet
     except ImportError as error:
         raise RoboserveError("unavailable", "dataset: pyarrow is not installed; install the extra `record`") from error
     try:
@@ -482,13 +545,13 @@ def _read_parquet(root: Path, name: str) -> Any:
 
 
 def _write_parquet(root: Path, name: str, table: Any) -> None:
-    import pyarrow.parquet as parquet
+    from pyarrow import parquet
 
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     parquet.write_table(table, partial, compression="snappy")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _read_json(root: Path, name: str) -> Dict[str, Any]:
@@ -508,4 +571,4 @@ def _write_json(root: Path, name: str, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=2), encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)

@@ -56,8 +56,11 @@ def merge(first: Mapping[str, Mapping[str, Any]], second: Mapping[str, Mapping[s
 
 def _describe(rows: Array, count: int) -> Dict[str, Any]:
     return {
-        "min": rows.min(axis=0).tolist(), "max": rows.max(axis=0).tolist(),
-        "mean": rows.mean(axis=0).tolist(), "std": rows.std(axis=0).tolist(), "count": [count],
+        "min": rows.min(axis=0).tolist(),
+        "max": rows.max(axis=0).tolist(),
+        "mean": rows.mean(axis=0).tolist(),
+        "std": rows.std(axis=0).tolist(),
+        "count": [count],
     }
 
 
@@ -70,6 +73,9 @@ def _merge_one(a: Mapping[str, Any], b: Mapping[str, Any]) -> Dict[str, Any]:
     spread = np.asarray(a["std"]) ** 2 * count_a + np.asarray(b["std"]) ** 2 * count_b
     variance = (spread + shift**2 * (count_a * count_b / total)) / total
     return {
-        "min": np.minimum(a["min"], b["min"]).tolist(), "max": np.maximum(a["max"], b["max"]).tolist(),
-        "mean": mean.tolist(), "std": np.sqrt(variance).tolist(), "count": [int(total)],
+        "min": np.minimum(a["min"], b["min"]).tolist(),
+        "max": np.maximum(a["max"], b["max"]).tolist(),
+        "mean": mean.tolist(),
+        "std": np.sqrt(variance).tolist(),
+        "count": [int(total)],
     }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Protocol
 
 import numpy as np
 
-from clients.contract import RobotInterface
+if TYPE_CHECKING:
+    from clients.contract import RobotInterface
 
 Array = np.ndarray[Any, Any]
 

@@ -6,14 +6,15 @@ of the same settings join by shifting times.
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, Iterator, List, Tuple
+from typing import TYPE_CHECKING, Any, Iterator, List, Tuple
 
 import numpy as np
 
 from clients.errors import RoboserveError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Array = np.ndarray[Any, Any]
 
@@ -73,7 +74,7 @@ def join(first: Path, second: Path, *, first_frames: int, fps: float) -> None:
     """
     if not first.exists():
         first.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(second, first)
+        second.replace(first)
         return
     av = _import_av()
     partial = first.with_suffix(".partial")
@@ -87,7 +88,7 @@ def join(first: Path, second: Path, *, first_frames: int, fps: float) -> None:
                 packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
                 packet.stream = stream
                 out.mux(packet)
-    os.replace(partial, first)
+    partial.replace(first)
     second.unlink()
 
 
@@ -118,8 +119,14 @@ def read_frames(path: Path, *, start: float, count: int, fps: float) -> Iterator
 def codec_info(size: Tuple[int, int], fps: float) -> List[Tuple[str, Any]]:
     """Return what a dataset's metadata says of a stream, in LeRobot v3 names."""
     return [
-        ("video.height", size[0]), ("video.width", size[1]), ("video.codec", "h264"), ("video.pix_fmt", PIXEL_FORMAT),
-        ("video.is_depth_map", False), ("video.fps", fps), ("video.channels", 3), ("has_audio", False),
+        ("video.height", size[0]),
+        ("video.width", size[1]),
+        ("video.codec", "h264"),
+        ("video.pix_fmt", PIXEL_FORMAT),
+        ("video.is_depth_map", False),
+        ("video.fps", fps),
+        ("video.channels", 3),
+        ("has_audio", False),
     ]
 
 

@@ -66,7 +66,7 @@ def _make(path: str, config: dict[str, Any]) -> Policy:
 
 def _our_application(path: str, config: dict[str, Any]) -> Callable[..., Awaitable[None]]:
     from serving.config import PolicyArgs
-    from serving.policy import PolicyServer
+    from serving.policy_server import PolicyServer
 
     return PolicyServer(PolicyArgs.model_validate({"name": "app", "policy": {"factory": path, "config": config}})).app
 

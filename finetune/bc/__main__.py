@@ -48,6 +48,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of weights, batches and noise.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    *,
     revision: Annotated[str, typer.Option(help="Version of the weights.")] = "1",
 ) -> None:
     """Train on demonstrations."""

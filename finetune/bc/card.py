@@ -1,4 +1,4 @@
-"""The model card: recipe, data, seeds, minutes, success by task, known failures; all of it read from the run's files."""
+"""The model card: recipe, data, seeds, minutes, success by task, known failures, read from the run's files."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def _head(checkpoint: dict[str, Any], config: dict[str, Any], known: dict[str, A
     tasks, episodes = len(known["tasks"]), known["config"]["episodes"]
     return (
         f"# {checkpoint['id']}, revision {checkpoint['revision']}\n\n"
-        "A small vision-language-action policy for MetaWorld v3: one camera image, proprioception and an instruction in "
-        f"words to a chunk of {config['chunk_length']} actions, by flow matching. One model for {tasks} tasks.\n\n"
+        "A small vision-language-action policy for MetaWorld v3: one camera image, proprioception and an instruction "
+        f"in words to a chunk of {config['chunk_length']} actions, by flow matching. One model for {tasks} tasks.\n\n"
         f"**Mean success: {known['mean_rate']:.1%}** over {tasks} tasks, {episodes} fresh scenes each "
         f"(seeds from {known['config']['first_seed']}; demonstrations used seeds from 100000).\n"
     )
@@ -85,7 +85,8 @@ def _recipe(config: dict[str, Any], last: dict[str, Any], known: dict[str, Any])
         "a task, at 20 Hz, rendered without shadows, in LeRobot v3 layout.\n\n"
         "```\n"
         "python -m finetune.bc collect --out runs/demos --episodes 40 --processes 2\n"
-        f"python -m finetune.bc train --data runs/demos --out runs/flow --steps {config['steps']} --seed {config['seed']}\n"
+        f"python -m finetune.bc train --data runs/demos --out runs/flow --steps {config['steps']} "
+        f"--seed {config['seed']}\n"
         f"python -m finetune.bc evaluate --checkpoint runs/flow/checkpoint --episodes {known['config']['episodes']}\n"
         "python -m finetune.bc card --run runs/flow\n"
         "```\n\n"
@@ -100,7 +101,7 @@ def _use(checkpoint: dict[str, Any]) -> str:
     side = checkpoint["network"]["image_size"]
     return (
         "## Asking it rightly\n\n"
-        f"Image: {side} x {side}, {checkpoint['frame_policy']} (bilinear). Normalisation: mean and standard deviation, in "
-        f"config.json. {inference['integration_steps']} Euler steps; play {inference['execute']} rows of each chunk. Real-time "
-        "chunking is supported. Licence: Apache-2.0.\n"
+        f"Image: {side} x {side}, {checkpoint['frame_policy']} (bilinear). Normalisation: mean and standard "
+        f"deviation, in config.json. {inference['integration_steps']} Euler steps; play {inference['execute']} rows of "
+        "each chunk. Real-time chunking is supported. Licence: Apache-2.0.\n"
     )

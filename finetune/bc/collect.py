@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -107,7 +106,7 @@ def dataset_folders(out: Path, tasks: Sequence[str]) -> list[Path]:
 
 def _open_writer(config: CollectConfig, name: str) -> DatasetWriter:
     folder = config.out / name
-    if os.path.exists(folder / "meta" / "info.json"):
+    if (folder / "meta" / "info.json").exists():
         return DatasetWriter.resume(folder)
     return DatasetWriter.create(
         folder,

@@ -48,7 +48,8 @@ class ScriptedExpert:
         from metaworld.policies import ENV_POLICY_MAP
 
         self._robot = robot
-        self._policy: Any = ENV_POLICY_MAP[robot.task.environment]()
+        policy: Any = ENV_POLICY_MAP[robot.task.environment]
+        self._policy = policy()
 
     def action(self) -> NDArray[np.float32]:
         """Return the expert's action, float32 (4,), within [-1, 1]."""

@@ -1,4 +1,4 @@
-"""Frames for training: decoded once from the datasets' videos, resized as the policy will see them, and kept on disk."""
+"""Frames for training: decoded once from the datasets' videos, resized as the policy sees them, kept on disk."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Frames:
 
     Attributes:
         cameras: names of the cameras, in the order of `images`.
-        images: uint8 (n, cameras, S, S, 3), memory-mapped; `state`: float32 (n, state size); `action`: float32 (n, action
-            size): the row that was recorded with the frame.
+        images: uint8 (n, cameras, S, S, 3), memory-mapped; `state`: float32 (n, state size); `action`: float32 (n,
+            action size): the row that was recorded with the frame.
         instruction: int64 (n,), index into `instructions`.
         last: int64 (n,), index of the last frame of the frame's episode.
         instructions: the distinct wordings.
@@ -93,7 +93,9 @@ def _decode(
     (cache / "key.json").unlink(missing_ok=True)
     total, cameras = sum(reader.frames for reader in readers), tuple(readers[0].info.cameras)
     shape = (total, len(cameras), image_size, image_size, 3)
-    images = np.lib.format.open_memmap(cache / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    images = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+        cache / "images.npy", mode="w+", dtype=np.uint8, shape=shape
+    )
     rows: dict[str, list[Any]] = {"state": [], "action": [], "instruction": [], "last": []}
     known: dict[str, int] = {}
     episodes = [(reader, episode) for reader in readers for episode in reader.episodes]

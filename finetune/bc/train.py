@@ -1,7 +1,7 @@
 """Train the embedded VLA on demonstrations: flow matching, checkpointed, resumable to the bit.
 
-Every step draws its batch, augmentation and noise from (seed, step), so that a run that was killed and resumed gives the
-same weights as one that was not.
+Every step draws its batch, augmentation and noise from (seed, step), so that a run that was killed and resumed gives
+the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ class TrainConfig:
     """What to train, and how.
 
     Attributes:
-        data: folders of LeRobot v3 datasets; `out`: run folder; `cache`: folder of decoded frames, `out`/frames by default.
+        data: folders of LeRobot v3 datasets; `out`: run folder; `cache`: folder of decoded frames, `out`/frames by
+            default.
         steps, batch: optimiser steps and observations in each.
         flow_samples: pairs of noise and time for each observation; the images are encoded once for all of them.
         learning_rate: peak of a cosine with warm-up; `weight_decay`: AdamW's.
         ema: decay of the averaged weights, which are the ones that are kept.
-        shift: largest random shift of the images, pixels; `brightness`: largest relative change; `state_noise`: standard
-            deviation of the noise on the normalised state.
+        shift: largest random shift of the images, pixels; `brightness`: largest relative change; `state_noise`:
+            standard deviation of the noise on the normalised state.
         checkpoint_every: steps between checkpoints.
         seed, threads: of PyTorch.
     """
@@ -199,17 +200,18 @@ def augment(images: torch.Tensor, random: np.random.Generator, *, shift: int, br
         ]
     )
     gain = torch.from_numpy(random.uniform(1 - brightness, 1 + brightness, (batch, 1, 1, 1))).float()
-    return ((moved * gain).clamp(0, 255) / 127.5 - 1.0).unflatten(1, (cameras, 3))
+    return ((moved * gain).clamp(0, 255) / 127.5 - 1.0).reshape(batch, cameras, 3, side, side)
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:
     """Return what must be equal for a run to be resumed."""
     plain = json.loads(json.dumps(asdict(config), default=str))
-    return {name: value for name, value in plain.items() if name not in ("out", "cache", "threads", "checkpoint_every")}
+    own = ("out", "cache", "threads", "checkpoint_every")
+    return {name: value for name, value in plain.items() if name not in own}
 
 
 def _short_card(config: TrainConfig, state: TrainState) -> str:
     return (
-        f"# {config.model_id}\n\nTrained for {state.step} steps in {state.seconds / 60:.1f} minutes, seed {config.seed}. "
+        f"# {config.model_id}\n\nTrained for {state.step} steps in {state.seconds / 60:.1f} minutes. "
         "Not evaluated yet: `python -m finetune.bc evaluate`, then `python -m finetune.bc card`.\n"
     )

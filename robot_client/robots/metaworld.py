@@ -66,7 +66,9 @@ class MetaWorldRobot:
 
     def __init__(self, task: str, *, image_size: Tuple[int, int] = (224, 224), max_steps: int = MAX_STEPS) -> None:
         if max_steps < 1 or min(image_size) < 1:
-            raise RoboserveError("invalid_request", f"max_steps {max_steps} and image_size {image_size} must be 1 or more")
+            raise RoboserveError(
+                "invalid_request", f"max_steps {max_steps} and image_size {image_size} must be 1 or more"
+            )
         self.task: MetaWorldTask = find_task(task)
         self._max_steps = max_steps
         self._env = _make_environment(self.task)
@@ -141,14 +143,15 @@ class MetaWorldRobot:
 def _make_environment(task: MetaWorldTask) -> Any:
     os.environ.setdefault("MUJOCO_GL", "egl")
     try:
-        from metaworld import ALL_V3_ENVIRONMENTS
+        from metaworld import ALL_V3_ENVIRONMENTS  # type: ignore[attr-defined,unused-ignore]
     except ImportError as error:
         raise RoboserveError("unavailable", "robot: MetaWorld is not installed; install the extra `sim`") from error
     env = ALL_V3_ENVIRONMENTS[task.environment]()
-    env._freeze_rand_vec = False
+    # the simulator has no public way to draw a fresh scene from a seed of ours
+    env._freeze_rand_vec = False  # noqa: SLF001
     env.seeded_rand_vec = True
-    env._set_task_called = True
-    env._partially_observable = False
+    env._set_task_called = True  # noqa: SLF001
+    env._partially_observable = False  # noqa: SLF001
     # the space that observations are clipped to was cached while the goal was hidden, and would clip the goal to zero
     env.__dict__.pop("sawyer_observation_space", None)
     env.max_path_length = 1_000_000

@@ -1,7 +1,8 @@
 """The checkpoint folder: `model.safetensors`, `config.json` and the model card; what it takes to ask the model rightly.
 
 The configuration carries the network's sizes, the interface (cameras, state and action with names, units, kinds and
-limits), the normalisation statistics, the tokenizer's settings and the defaults of inference, so that none of it is code.
+limits), the normalisation statistics, the tokenizer's settings and the defaults of inference, so that none of it is
+code.
 """
 
 from __future__ import annotations
@@ -152,8 +153,8 @@ def load_checkpoint(folder: Path) -> tuple[CheckpointConfig, FlowVLANetwork, str
     """Read a checkpoint folder.
 
     Returns:
-        the configuration, the network (CPU, float32, evaluation mode) and the content hash: SHA-256, hex, over the weights
-        and the configuration.
+        the configuration, the network (CPU, float32, evaluation mode) and the content hash: SHA-256, hex, over the
+        weights and the configuration.
 
     Raises:
         FileNotFoundError: naming the file that the folder lacks.

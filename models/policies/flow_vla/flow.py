@@ -88,7 +88,7 @@ def integrate(field: Field, noise: Tensor, *, steps: int, guidance: Guidance | N
 def guided_velocity(field: Field, moving: Tensor, times: Tensor, time: float, guidance: Guidance) -> Tensor:
     """Return the corrected velocity v - g * J^T (W * (leftover - x_0)), J = d x_0 / d x_t, (B, H, A)."""
     with torch.enable_grad():
-        point = moving.detach().requires_grad_(True)
+        point = moving.detach().requires_grad_()
         velocity = field(point, times)
         predicted = point - time * velocity
         error = (guidance.leftover - predicted.detach()) * guidance.weights

@@ -1,7 +1,7 @@
 """The network: an observation encoder (images, state, words) and an action expert that it conditions.
 
-The observation is encoded once; each integration step runs the expert alone. Sized for CPU cores without matrix units: the
-expert sees the chunk as one vector, which costs a twentieth of a transformer over its rows.
+The observation is encoded once; each integration step runs the expert alone. Sized for CPU cores without matrix units:
+the expert sees the chunk as one vector, which costs a twentieth of a transformer over its rows.
 """
 
 from __future__ import annotations
@@ -161,8 +161,10 @@ class SoftKeypoints(nn.Module):
         self.register_buffer("grid", torch.stack([columns.flatten(), rows.flatten()], dim=-1), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return coordinates in [-1, 1]."""
         attention = self.maps(features).flatten(2).float().softmax(dim=-1).to(self.grid.dtype)
-        return (attention @ self.grid).flatten(1)
+        points: Tensor = (attention @ self.grid).flatten(1)
+        return points
 
 
 class FiLMBlock(nn.Module):
@@ -175,6 +177,7 @@ class FiLMBlock(nn.Module):
         self.film = nn.Linear(condition, 2 * channels)
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Return features (B, channels, side, side) for a condition (B, condition)."""
         scale, shift = self.film(condition)[..., None, None].chunk(2, dim=1)
         return features + functional.silu(self.norm(self.conv(features)) * (1 + scale) + shift)
 
@@ -191,6 +194,7 @@ class ActionExpert(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, size))
 
     def forward(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
+        """Return the velocity, (B, H, action_size)."""
         condition = functional.silu(prefix.summary + self.time(_time_features(time).to(noisy.dtype)))
         hidden = self.enter(noisy.flatten(1))
         for block in self.blocks:
@@ -210,8 +214,10 @@ class ResidualBlock(nn.Module):
         self.film = nn.Linear(condition, 2 * width)
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        """Return (B, width)."""
         scale, shift = self.film(condition).chunk(2, dim=-1)
-        return hidden + self.second(functional.silu(self.first(self.norm(hidden) * (1 + scale) + shift)))
+        moved: Tensor = hidden + self.second(functional.silu(self.first(self.norm(hidden) * (1 + scale) + shift)))
+        return moved
 
 
 def _convolution(inputs: int, outputs: int, *, kernel: int, stride: int) -> nn.Sequential:

@@ -65,7 +65,7 @@ class FlowVLAPolicy:
         self._device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
         self._dtype = _DTYPES[config.dtype]
         self._config, network, content_hash = load_checkpoint(checkpoint_folder(config.checkpoint))
-        self._network = network.to(device=self._device, dtype=self._dtype).requires_grad_(False)
+        self._network = network.to(device=self._device, dtype=self._dtype).requires_grad_(requires_grad=False)
         self._steps = config.integration_steps or self._config.inference.integration_steps
         self._spec = self._config.spec(content_hash)
 

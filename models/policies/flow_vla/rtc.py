@@ -1,7 +1,7 @@
 """Real-time chunking: guide a new chunk to agree with the part of the old one that is still being played.
 
-Black, Galliker and Levine 2025 (arXiv 2506.07339), in the noise-time convention of this package: t runs from 1 (noise) to 0
-(action), and tau = 1 - t is the paper's flow time.
+Black, Galliker and Levine 2025 (arXiv 2506.07339), in the noise-time convention of this package: t runs from 1 (noise)
+to 0 (action), and tau = 1 - t is the paper's flow time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Schedule = Literal["zeros", "ones", "linear", "exp"]
 def prefix_weights(*, delay: int, horizon: int, length: int, schedule: Schedule = "linear") -> NDArray[np.float32]:
     """Return how strongly each row of the new chunk is held to the old one, float32 (length,), in [0, 1].
 
-    Rows before `delay` will have been played before the answer arrives: weight 1. From `horizon` on the new chunk is free:
-    weight 0. Between them the weight falls: "zeros" at once, "ones" not at all, "linear" evenly (neither end included), "exp"
-    as w * (e^w - 1) / (e - 1) of the linear w (equation 5 of the paper).
+    Rows before `delay` will have been played before the answer arrives: weight 1. From `horizon` on the new chunk is
+    free: weight 0. Between them the weight falls: "zeros" at once, "ones" not at all, "linear" evenly (neither end
+    included), "exp" as w * (e^w - 1) / (e - 1) of the linear w (equation 5 of the paper).
 
     Args:
         delay: d, cut to `horizon`; `horizon`: cut to `length`; both 0 or more.
