@@ -92,19 +92,22 @@ def act(
 @app.command()
 def demo(
     config: ConfigOption = EMBEDDED,
-    episodes: Annotated[int | None, typer.Option(help="Episodes of each task.")] = None,
+    episodes: Annotated[int, typer.Option(help="Episodes of each task.")] = 3,
     tasks: Annotated[str | None, typer.Option(help="Comma-separated task names; all when left out.")] = None,
-    robots: Annotated[int | None, typer.Option(help="Simulated robots that run at once.")] = None,
+    robots: Annotated[int, typer.Option(help="Simulated robots that run at once.")] = 2,
     server: Annotated[str | None, typer.Option(help="Use a running platform at ws://HOST:PORT.")] = None,
     out: Annotated[Path | None, typer.Option(help="Report folder; runs/demo-TIME when left out.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first scene.")] = 10_000,
 ) -> None:
     """Start the platform, let simulated robots do their tasks through it, and write a report with videos."""
     from roboserve.demo import DemoSettings, run_demo
+    from robot_client.robots.metaworld_tasks import TASKS
 
-    given = {"episodes": episodes, "tasks": tuple(tasks.split(",")) if tasks else None, "robots": robots, "out": out}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    raise typer.Exit(run_demo(DemoSettings(config=config, server=server, seed=seed, **chosen)))
+    chosen = tuple(tasks.split(",")) if tasks else tuple(TASKS)
+    settings = DemoSettings(
+        config=config, server=server, tasks=chosen, episodes=episodes, robots=robots, seed=seed, out=out
+    )
+    raise typer.Exit(run_demo(settings))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
