@@ -148,7 +148,10 @@ def _run_fleet(settings: DemoSettings, folder: Path, server: str, console: Conso
     for robot in robots:
         robot.start()
     try:
-        return _watch(settings, robots, told, console)
+        failures = _watch(settings, robots, told, console)
+        for robot in robots:
+            robot.join(timeout=20)
+        return failures
     finally:
         for robot in robots:
             robot.terminate()
