@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from serving.preflight import FLOORS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -91,6 +93,11 @@ def test_constraints_are_exact_without_local_builds() -> None:
 def test_the_version_is_said_once_and_logged() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert f"## [{PROJECT['version']}]" in changelog
+
+
+def test_the_threat_model_names_the_floors_that_preflight_holds() -> None:
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \|", (ROOT / "SECURITY.md").read_text("utf-8"), flags=re.MULTILINE)
+    assert dict(rows) == FLOORS
 
 
 def test_console_scripts_point_at_functions() -> None:
