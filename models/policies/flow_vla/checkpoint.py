@@ -20,11 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from models.policies.contract import CameraSpec, PolicySpec, VectorSpec
 from models.policies.flow_vla.network import FlowVLANetwork, NetworkConfig
+from models.policies.flow_vla.tokenizer import HashTokenizer  # noqa: TC001  pydantic reads it at run time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from models.policies.flow_vla.tokenizer import HashTokenizer
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT: Literal["roboserve-flow-vla-1"] = "roboserve-flow-vla-1"
