@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clients.errors import RoboserveError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, Collection, MutableMapping
 
     from serving.auth import Principal
     from serving.config import LimitSettings
@@ -45,20 +45,26 @@ class WebsocketSession:
         await self.receive_event()  # the peer's wish to connect
         await self._emit({"type": "websocket.accept", "subprotocol": subprotocol})
 
-    async def receive(self) -> bytes:
+    async def receive(self, *, awaited: Collection[object] = ()) -> bytes:
         """Return the next binary message.
+
+        Args:
+            awaited: what the peer still waits for; while there is something, it may be silent.
 
         Raises:
             PeerGoneError: the peer left.
             RoboserveError: `timeout` after the idle limit, `unauthenticated` once the key has expired, `too_large`, or
                 `malformed` for a text frame.
         """
-        try:
-            async with asyncio.timeout(self.limits.idle_timeout_s):
-                event = await self.receive_event()
-        except TimeoutError:
-            text = f"session: no whole message arrived for {self.limits.idle_timeout_s:g} s, which is the limit"
-            raise RoboserveError("timeout", text) from None
+        event: MutableMapping[str, Any] | None = None
+        while event is None:
+            try:
+                async with asyncio.timeout(self.limits.idle_timeout_s):
+                    event = await self.receive_event()
+            except TimeoutError:
+                if not awaited:
+                    text = f"session: no whole message arrived for {self.limits.idle_timeout_s:g} s, which is the limit"
+                    raise RoboserveError("timeout", text) from None
         if self.dead or event["type"] == "websocket.disconnect":
             raise PeerGoneError
         self.principal.require_unexpired()

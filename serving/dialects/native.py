@@ -47,7 +47,7 @@ class NativeDialect:
 
     async def _converse(self, session: WebsocketSession, running: set[asyncio.Task[None]]) -> None:
         while True:
-            data = await session.receive()
+            data = await session.receive(awaited=running)
             received = time.perf_counter()
             message = self._server.decode(data)
             if len(running) >= session.limits.in_flight:

@@ -31,7 +31,7 @@ def applications(folder: Path) -> list[dict]:
         application(
             "strict",
             "SlowPolicy",
-            config={"base_ms": 500.0, "per_item_ms": 0.0},
+            config={"base_ms": 700.0, "per_item_ms": 0.0},
             batching={"max_batch": 1, "max_queue": 2},
             limits={
                 "sessions": 3,

@@ -228,6 +228,7 @@ def test_more_unanswered_requests_than_a_session_may_have(platform):
     with talk(platform, STRICT) as session:
         for name in "abc":
             session.send(act(name, session=name))
+        # The silence while the session waits for its answers is longer than the limit on silence, and no fault of its.
         replies = {reply["request_id"]: reply for reply in (session.hear() for _ in range(3))}
         assert replies["c"]["code"] == "overloaded"
         assert "2 requests are unanswered, limit 2" in replies["c"]["message"]
