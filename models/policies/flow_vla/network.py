@@ -1,7 +1,7 @@
 """The network: an observation encoder (images, state, words) and an action expert that it conditions.
 
 The observation is encoded once; each integration step runs the expert alone. Sized for CPU cores without matrix units:
-the expert sees the chunk as one vector, which costs a twentieth of a transformer over its rows.
+the expert sees the chunk as one vector, which costs about a tenth of a transformer over its rows.
 """
 
 from __future__ import annotations
