@@ -12,6 +12,7 @@ from rich.table import Table
 
 from clients.errors import RoboserveError
 from clients.policy import ActOptions, PolicyClient, fit_images
+from roboserve import state
 from roboserve.credentials import api_key
 
 if TYPE_CHECKING:
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
     from clients.contract import PolicyContract
     from clients.policy import ActReply
 
+_DEFAULT_SERVER = "ws://127.0.0.1:8000"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ActCommand:
     """One request as the command line gives it."""
 
     instruction: str
-    server: str
+    server: str | None
     images: tuple[str, ...]
     state: str | None
     seed: int
@@ -36,7 +39,7 @@ def run(command: ActCommand, key_file: Path | None) -> int:
     """Ask once and print the chunk."""
     console = Console()
     try:
-        with PolicyClient(command.server, api_key=api_key(key_file)) as client:
+        with PolicyClient(command.server or _local_server(), api_key=api_key(key_file)) as client:
             contract = client.contract
             reply = client.act(
                 images=fit_images(contract, _images(command, contract), codec="png"),
@@ -49,6 +52,11 @@ def run(command: ActCommand, key_file: Path | None) -> int:
         return 1
     _print(console, contract, reply)
     return 0
+
+
+def _local_server() -> str:
+    running = state.read()
+    return "ws" + running.url.removeprefix("http") if running else _DEFAULT_SERVER
 
 
 def _images(command: ActCommand, contract: PolicyContract) -> dict[str, np.ndarray]:

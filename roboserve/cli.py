@@ -23,7 +23,9 @@ EMBEDDED = Path(__file__).parent.parent / "serving" / "configs" / "embedded.yaml
 CLUSTER = EMBEDDED.with_name("cluster.yaml")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Platform configuration (a Ray Serve YAML).")]
-ServerOption = Annotated[str, typer.Option(help="Address of the policy: ws://HOST:PORT, or .../policy/NAME.")]
+ServerOption = Annotated[
+    str | None, typer.Option(help="ws://HOST:PORT, or .../policy/NAME; the platform that `up` started when left out.")
+]
 KeyFileOption = Annotated[
     Path | None, typer.Option(help="File that holds an API key; ROBOSERVE_API_KEY is used when left out.")
 ]
@@ -76,7 +78,7 @@ def preflight(config: ConfigOption = EMBEDDED) -> None:
 @app.command()
 def act(
     instruction: Annotated[str, typer.Argument(help="What to do, in words.")],
-    server: ServerOption = "ws://127.0.0.1:8000",
+    server: ServerOption = None,
     image: Annotated[list[str] | None, typer.Option(help="CAMERA=FILE (JPEG or PNG); black when left out.")] = None,
     state: Annotated[str | None, typer.Option(help="Comma-separated numbers; zeros when left out.")] = None,
     seed: Annotated[int, typer.Option(help="Noise seed: the same request gives the same chunk.")] = 0,

@@ -92,8 +92,12 @@ def test_serve_deploy_takes_the_embedded_configuration_and_then_what_serve_build
     config["http_options"] = {"host": "127.0.0.1", "port": port}
     built.write_text(yaml.safe_dump(config), "utf-8")
     _serve("deploy", "-a", dashboard, str(built), environment=environment)
-    status = yaml.safe_load(_serve("status", "-a", dashboard, environment=environment))
-    assert set(status["applications"]) == {application["name"] for application in config["applications"]}
+    wanted = {application["name"] for application in config["applications"]}
+    deadline = time.monotonic() + 90
+    served: set[str] = set()
+    while served != wanted and time.monotonic() < deadline:  # what was there before is drained first
+        served = set(yaml.safe_load(_serve("status", "-a", dashboard, environment=environment))["applications"])
+    assert served == wanted
     _wait_for_health(f"http://127.0.0.1:{port}")
     np.testing.assert_allclose(_chunk(port), first, atol=1e-5)
 
