@@ -153,6 +153,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--base-ms", type=float, default=30.0)
     parser.add_argument("--per-item-ms", type=float, default=2.0)
     parser.add_argument("--max-batch", type=int, default=16, help="of our server; the default of a configuration")
+    parser.add_argument("--max-wait-ms", type=float, help="gathering wait of our server; it adapts when left out")
     options = parser.parse_args(argv)
     if options.quick:
         options.robots, options.seconds, options.rounds = "1,4", 0.8, 1
@@ -171,7 +172,8 @@ def _servers(load: Payload, options: argparse.Namespace) -> Iterator[list[Server
         cost = {"base_ms": options.base_ms, "per_item_ms": options.per_item_ms}
         ours, serial = (Path(folder) / f"{name}.audit" for name in ("ours", "serial"))
         config = {**cost, "audit": str(ours)}
-        served = platforms.application("slow", POLICY, config, {"max_batch": options.max_batch})
+        batching = {"max_batch": options.max_batch, "max_wait_ms": options.max_wait_ms}
+        served = platforms.application("slow", POLICY, config, batching)
         port = stack.enter_context(our_platform([served]))
         serial_port = stack.enter_context(baseline("openpi", POLICY, {**cost, "audit": str(serial)}))
         url, serial_url = f"ws://127.0.0.1:{port}/policy/slow", f"ws://127.0.0.1:{serial_port}"
