@@ -43,7 +43,9 @@ def dashboard(environment: dict[str, str]) -> Iterator[str]:
     assert any(line.startswith("ready") for line in head.stdout)
     yield f"http://127.0.0.1:{port}"
     family = psutil.Process(head.pid).children(recursive=True)
-    head.communicate(input="")
+    assert head.stdin is not None
+    head.stdin.close()
+    head.wait(timeout=60)
     _, alive = psutil.wait_procs(family, timeout=5)
     for process in alive:
         process.terminate()
