@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -93,25 +93,14 @@ class Served(Generic[Result]):
 
 @dataclass(kw_only=True)
 class ForwardTime:
-    """How long forwards take, in seconds: their exponential mean, and the least that one took lately."""
+    """Exponential mean of forward times, in seconds."""
 
     mean: float = 0.0
     weight: float = 0.2
-    window_s: float = 5.0
-    recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=16))
 
-    def add(self, seconds: float, now: float) -> None:
-        """Count one forward that ended now."""
+    def add(self, seconds: float) -> None:
+        """Count one forward."""
         self.mean = seconds if not self.mean else (1 - self.weight) * self.mean + self.weight * seconds
-        self.recent.append((now, seconds))
-
-    def least(self, now: float) -> float:
-        """Return the shortest of the last forwards, 0 where none is recent.
-
-        They are forgotten after `window_s`, or forwards that were slow for a reason that has passed could keep all work
-        from being tried, and nothing would correct them.
-        """
-        return min((seconds for at, seconds in self.recent if now - at <= self.window_s), default=0.0)
 
 
 @dataclass(kw_only=True)

@@ -249,12 +249,12 @@ class Batcher(Generic[Item, Result]):
     def _take(self) -> list[_Waiting[Item, Result]]:
         """Return the next batch: the most urgent item and those that may ride with it, most urgent first."""
         now = self._clock.now()
-        needed = self._forward_time.least(now)
         batch: list[_Waiting[Item, Result]] = []
         cost = 0.0
         for waiting in sorted(self._queue.values(), key=attrgetter("order")):
-            if waiting.deadline is not None and waiting.deadline <= now + needed:
-                self._fail(waiting, self._dropped("deadline_exceeded", _too_late(waiting.deadline - now, needed)))
+            if waiting.deadline is not None and waiting.deadline <= now:
+                text = f"deadline: passed {(now - waiting.deadline) * 1e3:.0f} ms ago in the queue"
+                self._fail(waiting, self._dropped("deadline_exceeded", text))
             elif (not batch or waiting.key == batch[0].key) and cost + waiting.cost <= self._settings.max_cost:
                 cost += waiting.cost
                 self._forget(waiting)
@@ -268,7 +268,7 @@ class Batcher(Generic[Item, Result]):
             outcomes = await loop.run_in_executor(self._executor, self._outcomes, batch)
             self._forward_since = None
             forward_s = self._clock.now() - started
-            self._forward_time.add(forward_s, self._clock.now())
+            self._forward_time.add(forward_s)
             if self._observer is not None:
                 self._observer.on_batch(len(batch), forward_s)
             for waiting, outcome in zip(batch, outcomes, strict=True):
@@ -294,12 +294,6 @@ class Batcher(Generic[Item, Result]):
         if waiting.deadline is not None and waiting.deadline <= self._clock.now():
             return self._dropped("deadline_exceeded", "deadline: passed while the batch was asked again item by item")
         return self._outcomes([waiting])[0]
-
-
-def _too_late(left_s: float, needed_s: float) -> str:
-    if left_s <= 0:
-        return f"deadline: passed {-left_s * 1e3:.0f} ms ago in the queue"
-    return f"deadline: {left_s * 1e3:.0f} ms left, and a forward takes {needed_s * 1e3:.0f} ms or more"
 
 
 def _settle(
