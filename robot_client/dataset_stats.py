@@ -46,6 +46,15 @@ def flatten(stats: Mapping[str, Mapping[str, Any]]) -> Dict[str, Any]:
     return {f"stats/{key}/{name}": value for key, found in stats.items() for name, value in found.items()}
 
 
+def unflatten(columns: Mapping[str, Any]) -> Stats:
+    """Return the statistics that `flatten` made columns of."""
+    found: Stats = {}
+    for column, value in columns.items():
+        key, _, name = column[len("stats/") :].rpartition("/")
+        found.setdefault(key, {})[name] = value
+    return found
+
+
 def merge(first: Mapping[str, Mapping[str, Any]], second: Mapping[str, Mapping[str, Any]]) -> Stats:
     """Return the statistics of both sets of frames together; either may be empty."""
     merged: Stats = {key: dict(value) for key, value in first.items()}

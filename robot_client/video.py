@@ -45,14 +45,18 @@ class VideoEncoder:
         self._stream.pix_fmt = PIXEL_FORMAT
         self.frames = 0
 
-    def add(self, image: Array) -> None:
-        """Encode one frame, uint8 (height, width, 3), RGB.
+    def check(self, image: Array) -> None:
+        """Refuse a frame that is not uint8 (height, width, 3).
 
         Raises:
-            RoboserveError: `invalid_image` for another shape or dtype.
+            RoboserveError: `invalid_image`.
         """
         if image.dtype != np.uint8 or image.shape != (*self._size, 3):
             raise RoboserveError("invalid_image", f"frame: {image.dtype} {image.shape}, needs uint8 {(*self._size, 3)}")
+
+    def add(self, image: Array) -> None:
+        """Encode one frame, RGB; see `check`."""
+        self.check(image)
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame.pts = self.frames
         for packet in self._stream.encode(frame):

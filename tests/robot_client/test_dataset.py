@@ -153,3 +153,83 @@ def test_frames_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         writer.add({"front": picture(0)}, np.zeros(3, np.float32), np.zeros(3, np.float32))
     with pytest.raises(RoboserveError):
         writer.add({}, np.zeros(2, np.float32), np.zeros(3, np.float32))
+
+
+def test_a_refused_frame_leaves_no_trace_in_the_other_cameras(tmp_path: Path) -> None:
+    writer = DatasetWriter.create(
+        tmp_path / "set",
+        fps=20.0,
+        cameras={"front": (32, 48), "wrist": (32, 48)},
+        state_names=("x",),
+        action_names=("dx",),
+        robot_type="test",
+    )
+    writer.begin()
+    one = np.zeros(1, np.float32)
+    with pytest.raises(RoboserveError):
+        writer.add({"front": picture(9), "wrist": picture(9)[:8]}, one, one)
+    for number in range(2):
+        writer.add({"front": picture(number), "wrist": picture(number)}, one, one)
+    writer.end(task="open")
+    reader = DatasetReader(tmp_path / "set")
+    front, wrist = (list(reader.images(reader.episodes[0], camera)) for camera in ("front", "wrist"))
+    assert len(front) == len(wrist) == 2
+    np.testing.assert_array_equal(front[0], wrist[0])
+
+
+@pytest.mark.parametrize("lengths", [[], [5]], ids=["first episode", "later episode"])
+@pytest.mark.parametrize("goes_on", ["in the same process", "resumed"])
+def test_an_episode_whose_end_fails_at_any_file_damages_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: str, lengths: list[int]
+) -> None:
+    for failing in range(20):
+        root = tmp_path / str(failing)
+        writer = make(root)
+        for length in lengths:
+            write(writer, length, "open")
+        replace, calls = Path.replace, []
+
+        def fail(self: Path, target: Path, *, at: int = failing, replace=replace, calls=calls) -> Path:
+            calls.append(self)
+            if len(calls) > at:
+                raise OSError("disk full")
+            return replace(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", fail)
+            try:
+                write(writer, 7, "close")
+            except OSError:
+                survived = False
+            else:
+                survived = True
+        if goes_on == "resumed":
+            writer = DatasetWriter.resume(root)
+        write(writer, 3, "push")
+        writer.close()
+        committed = len(DatasetReader(root).episodes) == len(lengths) + 2
+        check_consistent(root, [*lengths, *([7] if committed else []), 3])
+        if survived:
+            assert committed
+            return
+    pytest.fail("an episode's end replaced more than 20 files")
+
+
+def check_consistent(root: Path, lengths: list[int]) -> None:
+    reader = DatasetReader(root)
+    assert [episode.length for episode in reader.episodes] == lengths
+    for episode in reader.episodes:
+        columns = reader.columns(episode)
+        np.testing.assert_array_equal(columns["index"], episode.start + np.arange(episode.length))
+        np.testing.assert_array_equal(columns["observation.state"][:, 1], np.full(episode.length, episode.length))
+        for number, frame in enumerate(reader.images(episode, "front")):
+            assert abs(float(frame[..., 2].mean()) - number * 20) < 8
+    files = sorted((root / "data").rglob("*.parquet"))
+    indices = np.concatenate([pq.read_table(path).column("index").to_numpy() for path in files])
+    np.testing.assert_array_equal(indices, np.arange(sum(lengths)))
+    info = json.loads((root / "meta" / "info.json").read_text("utf-8"))
+    assert (info["total_episodes"], info["total_frames"]) == (len(lengths), sum(lengths))
+    values = np.concatenate([0.1 * np.arange(length) for length in lengths])
+    assert reader.stats["action"]["count"] == [sum(lengths)]
+    assert reader.stats["action"]["mean"][0] == pytest.approx(values.mean(), abs=1e-5)
+    assert reader.stats["action"]["std"][0] == pytest.approx(values.std(), abs=1e-4)
