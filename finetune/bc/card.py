@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
+
+from finetune.bc.collect import FIRST_SEED
+from robot_client.dataset import DatasetReader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +20,7 @@ def write_card(run: Path, *, canonical: Path, held_out: Path | None = None) -> P
 
     Raises:
         FileNotFoundError: the run or an evaluation is not there.
+        RoboserveError: a dataset of the run is not where it was.
     """
     config: dict[str, Any] = json.loads((run / "config.json").read_text("utf-8"))
     checkpoint: dict[str, Any] = json.loads((run / "checkpoint" / "config.json").read_text("utf-8"))
@@ -26,7 +31,7 @@ def write_card(run: Path, *, canonical: Path, held_out: Path | None = None) -> P
         _head(checkpoint, config, known),
         _table(known, unseen),
         _failures(known, unseen),
-        _recipe(config, metrics[-1], known),
+        _recipe(config, metrics[-1], known, unseen),
         _use(checkpoint),
     ]
     path = run / "checkpoint" / "README.md"
@@ -40,8 +45,8 @@ def _head(checkpoint: dict[str, Any], config: dict[str, Any], known: dict[str, A
         f"# {checkpoint['id']}, revision {checkpoint['revision']}\n\n"
         "A small vision-language-action policy for MetaWorld v3: one camera image, proprioception and an instruction "
         f"in words to a chunk of {config['chunk_length']} actions, by flow matching. One model for {tasks} tasks.\n\n"
-        f"**Mean success: {known['mean_rate']:.1%}** over {tasks} tasks, {episodes} fresh scenes each "
-        f"(seeds from {known['config']['first_seed']}; demonstrations used seeds from 100000).\n"
+        f"**Mean success: {_percent(known)}** over {tasks} tasks, {episodes} fresh scenes each "
+        f"(seeds from {known['config']['first_seed']}; demonstrations used seeds from {FIRST_SEED}).\n"
     )
 
 
@@ -60,7 +65,7 @@ def _table(known: dict[str, Any], unseen: dict[str, Any] | None) -> str:
         lines.append("| " + " | ".join([*cells, steps, wording]) + " |")
     if unseen is not None:
         episodes = unseen["config"]["episodes"]
-        lines += ["", f"Held-out wordings ({episodes} scenes each): mean success {unseen['mean_rate']:.1%}."]
+        lines += ["", f"Held-out wordings ({episodes} scenes each): mean success {_percent(unseen)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -78,22 +83,36 @@ def _failures(known: dict[str, Any], unseen: dict[str, Any] | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _recipe(config: dict[str, Any], last: dict[str, Any], known: dict[str, Any]) -> str:
+def _recipe(config: dict[str, Any], last: dict[str, Any], known: dict[str, Any], unseen: dict[str, Any] | None) -> str:
+    readers = [DatasetReader(folder) for folder in config["data"]]
+    counts = sorted({len(reader.episodes) for reader in readers})
+    size = f"--steps {config['steps']} --batch {config['batch']} --seed {config['seed']}"
+    commands = [
+        f"collect --out runs/demos --episodes {counts[-1]}",
+        f"train --data runs/demos --out runs/flow {size}",
+        f"evaluate --checkpoint runs/flow/checkpoint --episodes {known['config']['episodes']}",
+    ]
+    if unseen is not None:
+        episodes = unseen["config"]["episodes"]
+        commands.append(f"evaluate --checkpoint runs/flow/checkpoint --wording held_out --episodes {episodes}")
+    commands.append("card --run runs/flow")
     return (
         "## Recipe\n\n"
-        "Demonstrations: MetaWorld's scripted experts with correlated noise on the played action and clean labels, 40 "
-        "a task, at 20 Hz, rendered without shadows, in LeRobot v3 layout.\n\n"
-        "```\n"
-        "python -m finetune.bc collect --out runs/demos --episodes 40 --processes 2\n"
-        f"python -m finetune.bc train --data runs/demos --out runs/flow --steps {config['steps']} "
-        f"--seed {config['seed']}\n"
-        f"python -m finetune.bc evaluate --checkpoint runs/flow/checkpoint --episodes {known['config']['episodes']}\n"
-        "python -m finetune.bc card --run runs/flow\n"
-        "```\n\n"
+        "Demonstrations: MetaWorld's scripted experts with correlated noise on the played action and clean labels, "
+        f"{' to '.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))} a task, "
+        f"{sum(len(reader.episodes) for reader in readers)} in all ({sum(reader.frames for reader in readers)} frames "
+        f"at {readers[0].info.fps:g} Hz), rendered without shadows, in LeRobot v3 layout.\n\n"
+        "```\n" + "".join(f"python -m finetune.bc {command}\n" for command in commands) + "```\n\n"
         f"{config['steps']} steps of {config['batch']} observations with {config['flow_samples']} noise samples each; "
-        f"{last['seconds'] / 60:.0f} minutes on two shared CPU cores; final loss {last['loss']:.3f}. "
-        f"Evaluated on {known['date']} chunk by chunk, {known['minutes']:.0f} minutes.\n"
+        f"{last['seconds'] / 60:.1f} minutes on CPU; final loss {last['loss']:.3f}. "
+        f"Evaluated on {known['date']} chunk by chunk, {known['minutes']:.1f} minutes.\n"
     )
+
+
+def _percent(results: dict[str, Any]) -> str:
+    """Return the share of scenes solved, cut and not rounded, with its counts."""
+    solved, scenes = (sum(row[name] for row in results["tasks"]) for name in ("successes", "episodes"))
+    return f"{math.floor(1000 * solved / scenes) / 10}% ({solved} of {scenes})"
 
 
 def _use(checkpoint: dict[str, Any]) -> str:
