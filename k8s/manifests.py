@@ -24,8 +24,13 @@ def load_settings(path: Path) -> ClusterSettings:
 
     Raises:
         pydantic.ValidationError: naming each wrong key and value.
+        ManifestError: the file is not YAML text.
     """
-    return ClusterSettings.model_validate(yaml.safe_load(path.read_text("utf-8")) or {})
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path.name}: is not YAML text: {error}") from error
+    return ClusterSettings.model_validate(raw or {})
 
 
 def manifests(config_path: Path, settings: ClusterSettings) -> list[Manifest]:

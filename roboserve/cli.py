@@ -140,11 +140,14 @@ def keys_new(
 
 
 @k8s_app.command("render")
-def k8s_render(config: ConfigOption = CLUSTER) -> None:
+def k8s_render(
+    config: ConfigOption = CLUSTER,
+    settings: Annotated[Path | None, typer.Option(help="Settings of your cluster; k8s/settings.py lists them.")] = None,
+) -> None:
     """Print the manifests for a cluster: RayService, NetworkPolicy, PodDisruptionBudget and the rest."""
     from roboserve import k8s as verb
 
-    raise typer.Exit(verb.render(config))
+    raise typer.Exit(verb.render(config, settings))
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def _platform(settings: DemoSettings, folder: Path, console: Console) -> Iterato
     if settings.server is not None:
         yield settings.server
         return
-    from serving.launch import free_port
+    from serving.ports import free_port
 
     command = [sys.executable, "-m", "roboserve", "up", "--foreground", "--port", str(free_port())]
     command += ["--config", str(settings.config)]

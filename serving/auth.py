@@ -133,6 +133,8 @@ class KeyRing:
             parsed = KeyFile.model_validate(yaml.safe_load(path.read_text("utf-8")))
         except OSError as error:
             raise ValueError(f"key file {path.name}: cannot be read ({error.strerror})") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"key file {path.name}: is not YAML text") from error
         except ValidationError as error:
             where = "; ".join(".".join(map(str, item["loc"])) + ": " + item["msg"] for item in error.errors())
             raise ValueError(f"key file {path.name}: {where}") from error

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.auth import is_loopback
+from serving.yaml_lines import Lines, repeated_keys
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,51 +152,32 @@ def load_config(path: Path) -> PlatformConfig:
     Raises:
         ConfigError: with every problem found, each with its line.
     """
-    text = path.read_text("utf-8")
     try:
+        text = path.read_text("utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         raw = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(path.name, [Problem(line=line, where="file", text=str(error.problem))]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = Problem(
+            line=mark.line + 1 if mark else 1, where="file", text=getattr(error, "problem", None) or "is not YAML text"
+        )
+        raise ConfigError(path.name, [problem]) from error
     if not isinstance(raw, dict):
         raise ConfigError(path.name, [Problem(line=1, where="file", text="must be a map with an 'applications' list")])
-    lines = _Lines(node)
-    problems = _ray_problems(raw, lines)
+    lines = Lines(node)
+    problems = [
+        Problem(line=line, where=".".join(map(str, where)), text="is there already")
+        for line, where in repeated_keys(node)
+    ]
+    problems += _ray_problems(raw, lines)
     args, found = _args(raw, lines)
-    problems += found + _exposure_problems(raw, args, lines)
+    problems += found + _route_problems(raw, args, lines) + _exposure_problems(raw, args, lines)
     if problems:
         raise ConfigError(path.name, sorted(problems, key=lambda problem: problem.line))
     return PlatformConfig(source=path.name, raw=raw, args=args)
 
 
-class _Lines:
-    """Maps a path into the file to the line where it stands."""
-
-    def __init__(self, node: yaml.Node | None) -> None:
-        self._node = node
-
-    def of(self, path: tuple[Any, ...]) -> int:
-        node, line = self._node, 1
-        for step in path:
-            child = _child(node, step)
-            if child is None:
-                return line
-            line, node = child
-        return line
-
-
-def _child(node: yaml.Node | None, step: Any) -> tuple[int, yaml.Node] | None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if key.value == str(step):
-                return key.start_mark.line + 1, value
-    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-        return node.value[step].start_mark.line + 1, node.value[step]
-    return None
-
-
-def _validation_problems(error: ValidationError, prefix: tuple[Any, ...], lines: _Lines) -> list[Problem]:
+def _validation_problems(error: ValidationError, prefix: tuple[Any, ...], lines: Lines) -> list[Problem]:
     return [
         Problem(
             line=lines.of(prefix + item["loc"]),
@@ -231,7 +213,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for inner in typing.get_args(annotation) for model in _models_in(inner)]
 
 
-def _ray_problems(raw: dict[str, Any], lines: _Lines) -> list[Problem]:
+def _ray_problems(raw: dict[str, Any], lines: Lines) -> list[Problem]:
     from ray.serve.schema import ServeDeploySchema
 
     found = [
@@ -262,10 +244,16 @@ def args_model(import_path: str) -> type[BaseModel]:
     return hints[0]
 
 
-def _args(raw: dict[str, Any], lines: _Lines) -> tuple[dict[str, BaseModel], list[Problem]]:
+def _applications(raw: dict[str, Any]) -> list[Any]:
+    """Return what can be looked at; Ray's schema tells what is wrong with another shape."""
+    applications = raw.get("applications")
+    return applications if isinstance(applications, list) else []
+
+
+def _args(raw: dict[str, Any], lines: Lines) -> tuple[dict[str, BaseModel], list[Problem]]:
     parsed: dict[str, BaseModel] = {}
     problems: list[Problem] = []
-    for index, application in enumerate(raw.get("applications") or []):
+    for index, application in enumerate(_applications(raw)):
         if not isinstance(application, dict) or not isinstance(application.get("import_path"), str):
             continue
         prefix = ("applications", index, "args")
@@ -280,7 +268,20 @@ def _args(raw: dict[str, Any], lines: _Lines) -> tuple[dict[str, BaseModel], lis
     return parsed, problems
 
 
-def _exposure_problems(raw: dict[str, Any], args: dict[str, BaseModel], lines: _Lines) -> list[Problem]:
+def _route_problems(raw: dict[str, Any], args: dict[str, BaseModel], lines: Lines) -> list[Problem]:
+    """Refuse a route under which a model would not answer to its name."""
+    problems = []
+    for index, application in enumerate(_applications(raw)):
+        model = args.get(str(application.get("name", "default"))) if isinstance(application, dict) else None
+        route = str(application.get("route_prefix", "/")) if model else "/"
+        if isinstance(model, ServiceArgs) and route != "/" and route.rpartition("/")[2] != model.name:
+            where = ("applications", index, "route_prefix")
+            text = f"{route!r} must be '/' or end in the model's name, {model.name!r}"
+            problems.append(Problem(line=lines.of(where), where=".".join(map(str, where)), text=text))
+    return problems
+
+
+def _exposure_problems(raw: dict[str, Any], args: dict[str, BaseModel], lines: Lines) -> list[Problem]:
     """Refuse to bind beyond loopback while any application has no keys."""
     host = str((raw.get("http_options") or {}).get("host", _RAY_HOST))
     if is_loopback(host):

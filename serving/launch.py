@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import shutil
-import socket
 import tempfile
 import time
 from dataclasses import dataclass
@@ -20,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from serving.auth import is_loopback
+from serving.ports import free_port, free_port_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from serving.config import PlatformConfig
 
+_REPLICA_PORT_COUNT = 128
 _OBJECT_STORE_BYTES = 150 * 1024 * 1024
 _LOGICAL_CPUS = 8
 HAPROXY_MAXCONN = 2048
@@ -50,8 +51,11 @@ def serve_environment(runtime_dir: Path) -> dict[str, str]:
     """Return the environment that Ray Serve must see before Ray is imported.
 
     HAProxy takes Python's place in front (a tenth of the latency); user code runs on the replica's own loop, since ours
-    never blocks it; draining replicas say good-bye within seconds, for robots reconnect at once.
+    never blocks it; draining replicas say good-bye within seconds, for robots reconnect at once. Every platform has a
+    block of replica ports to itself: Ray's controller offers a port to HAProxy before the replica has bound it, so with
+    Ray's fixed range a second platform on the machine would for a moment send robots to the first one's policies.
     """
+    replica_ports = free_port_block(_REPLICA_PORT_COUNT)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(runtime_dir / "haproxy.cfg"),
@@ -64,18 +68,13 @@ def serve_environment(runtime_dir: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_MAXCONN": str(HAPROXY_MAXCONN),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.asgi:middlewares",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replica_ports[0]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replica_ports[-1]),
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import TYPE_CHECKING, cast
 
 from ray import serve
 
 from serving.config import PolicyArgs
+from serving.exposure import proxy_host, refuse_an_open_door
 from serving.metrics import RayMetricsBridge
 from serving.policy_server import PolicyServer
 
 if TYPE_CHECKING:
     from serving.ingress import Ingress
+
+logger = logging.getLogger("ray.serve")
 
 
 # The reasons of these values:
@@ -35,6 +39,9 @@ class PolicyService:
     """The deployment: a `PolicyServer` inside a Ray Serve replica."""
 
     def __init__(self, args: PolicyArgs) -> None:
+        host = proxy_host()
+        refuse_an_open_door(args, host)
+        logger.info("starting", extra={"model": args.name, "proxy_host": host, "keys_file": args.auth.keys_file})
         # The forward shares the interpreter with the event loop: a shorter switch keeps the other sessions answered.
         sys.setswitchinterval(0.0005)
         self._server = PolicyServer(args, replica=serve.get_replica_context().replica_id.unique_id)

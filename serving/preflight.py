@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from serving.auth import KeyRing
-from serving.config import ConfigError, PlatformConfig, ServiceArgs, load_config
+from serving.config import ConfigError, PlatformConfig, PolicyArgs, ServiceArgs, load_config
 from serving.launch import HAPROXY_MAXCONN
 
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ def run_checks(config_path: Path, *, starting: bool = True) -> list[Check]:
         config = load_config(config_path)
     except (ConfigError, OSError) as error:
         return [*checks, Check(name="configuration", finding=str(error), mend="mend the lines named")]
-    checks += [Check(name="configuration", finding=f"{len(config.args)} applications"), _keys(config)]
+    checks += [
+        Check(name="configuration", finding=f"{len(config.args)} applications"),
+        _keys(config),
+        _policies(config),
+    ]
     if starting:
         checks += [_port(config), _descriptors(), _shared_memory()]
     return checks
@@ -87,6 +91,19 @@ def _keys(config: PlatformConfig) -> Check:
     except ValueError as error:
         return Check(name="keys", finding=str(error), mend="make one with: roboserve keys new")
     return Check(name="keys", finding="no keys: loopback only" if None in files else f"{len(files)} key files")
+
+
+def _policies(config: PlatformConfig) -> Check:
+    """Import each policy's class and check its configuration, which only the class knows; nothing is loaded."""
+    from serving.policy_model import policy_factory
+
+    served = {name: model for name, model in config.args.items() if isinstance(model, PolicyArgs)}
+    try:
+        for model in served.values():
+            policy_factory(model)
+    except ValueError as error:
+        return Check(name="policies", finding=str(error), mend="mend the application's policy.factory or policy.config")
+    return Check(name="policies", finding=f"{len(served)} with a class and a configuration that fit")
 
 
 def _port(config: PlatformConfig) -> Check:

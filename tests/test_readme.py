@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from serving.config import PolicyArgs
-from serving.launch import free_port
+from serving.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

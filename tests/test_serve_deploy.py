@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from clients.policy import PolicyClient
-from serving.launch import free_port
+from serving.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -36,7 +36,7 @@ def baseline(style: str, factory: str, config: dict[str, Any] | None = None) -> 
 @contextlib.contextmanager
 def our_platform(applications: list[dict[str, Any]]) -> Iterator[int]:
     """Run the platform (Ray Serve behind HAProxy) with these applications; yields its port."""
-    from serving.launch import free_port
+    from serving.ports import free_port
 
     with tempfile.TemporaryDirectory(prefix="roboserve-bench-") as folder:
         path = Path(folder) / "platform.yaml"

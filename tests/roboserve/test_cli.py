@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from serving.auth import KeyRing
-from serving.launch import free_port
+from serving.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 ZERO = """
@@ -54,6 +54,36 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
+
+
+def test_manifests_are_rendered_with_settings_of_a_cluster(tmp_path: Path) -> None:
+    settings = tmp_path / "lab.yaml"
+    settings.write_text("name: lab", "utf-8")
+    done = roboserve("k8s", "render", "--settings", str(settings), state=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (service,) = [item for item in yaml.safe_load_all(done.stdout) if item["kind"] == "RayService"]
+    assert service["metadata"]["name"] == "lab"
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "words"),
+    [
+        ("--settings", "nmae: lab", ["nmae", "not permitted"]),
+        ("--settings", "a: [", ["lab.yaml", "not YAML"]),
+        ("--config", "applications: 7", ["lab.yaml", "applications"]),
+        ("--config", ZERO % 8000, ["http_options.host is", "in a pod"]),
+    ],
+)
+def test_manifests_that_cannot_be_made_are_refused_in_a_sentence(
+    tmp_path: Path, flag: str, text: str, words: list[str]
+) -> None:
+    wrong = tmp_path / "lab.yaml"
+    wrong.write_text(text, "utf-8")
+    done = roboserve("k8s", "render", flag, str(wrong), state=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_new_key_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:

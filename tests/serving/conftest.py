@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from serving.auth import make_key
-from serving.launch import free_port
+from serving.ports import free_port
 from tests.serving.platforms import SIZE, Platform, application, configuration, start, stop
 from tests.serving.speaking import Neighbour
 
