@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgpack
 from websockets.sync.client import connect
 
-from clients.contract import PROTOCOL
 from clients.policy import PolicyClient
-from clients.wire import encode
+from clients.policy_connection import connect_arguments, parse_address
+from clients.wire import DEFAULT_LIMITS, encode
 from models.policies.contract import ActItem, Observation
 
 if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
     from benchmarks.support.payloads import Payload
     from models.policies.contract import Policy
 
@@ -43,11 +45,21 @@ def _unpack(data: bytes | str) -> dict[str, Any]:
     return reply
 
 
+def _connected(url: str, **changes: Any) -> ClientConnection:
+    """Connect as our clients do, with the native subprotocol unless told otherwise."""
+    address = parse_address(url)
+    arguments = connect_arguments(
+        connect, address, api_key=None, ssl=None, connect_timeout_s=10.0, max_bytes=DEFAULT_LIMITS.message_bytes
+    )
+    connection: ClientConnection = connect(url, **{**arguments, **changes})
+    return connection
+
+
 class NativeLine:
     """A websocket that speaks the native protocol."""
 
     def __init__(self, url: str, payload: Payload) -> None:
-        self._connection = connect(url, compression=None, max_size=None, subprotocols=[PROTOCOL])  # type: ignore[list-item]
+        self._connection = _connected(url)
         self._connection.recv()
         self._observation = payload.native()
         self._ids = itertools.count()
@@ -72,7 +84,7 @@ class OpenpiLine:
     """A websocket that speaks openpi's protocol, as its stock client does."""
 
     def __init__(self, url: str, payload: Payload) -> None:
-        self._connection = connect(url, compression=None, max_size=None)
+        self._connection = _connected(url, subprotocols=None)
         self._connection.recv()
         self._observation = payload.openpi()
 

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import client_cost, control_loop, fleet, overhead
+
+
+def rows_of(path):
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for row in rows:
+        assert {"benchmark", "machine", "versions", "commit", "flags", "load_before", "started"} <= set(row)
+        assert row["flags"]["quick"] is True
+    return rows
+
+
+def ordered(summary):
+    return 0 < summary["p50"] <= summary["p90"] <= summary["p99"] <= summary["p999"] <= summary["worst"]
+
+
+@pytest.mark.slow
+def test_overhead(tmp_path, capsys):
+    path = tmp_path / "overhead.jsonl"
+    assert overhead.main(["--quick", "--variants", "raw", "--results", str(path)]) == 0
+    rows = rows_of(path)
+    names = [row["contender"] for row in rows]
+    assert len(names) == len(set(names)) == 8
+    assert {overhead.BARE, overhead.REFERENCE} <= set(names)
+    for row in rows:
+        assert row["round_trip_ms"]["count"] == 40
+        assert ordered(row["round_trip_ms"])
+        assert row["payload_bytes"] == 224 * 224 * 3 + 32
+    by_name = {row["contender"]: row for row in rows}
+    assert by_name[overhead.BARE]["overhead_p50_ms"] == 0.0
+    assert by_name[overhead.REFERENCE]["ratio_to_reference"] == 1.0
+    assert "roboserve, websocket" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_fleet(tmp_path):
+    path = tmp_path / "fleet.jsonl"
+    assert fleet.main(["--quick", "--results", str(path)]) == 0
+    rows = rows_of(path)
+    cases = {(row["pattern"], row["robots"], row["server"]) for row in rows}
+    assert len(cases) == len(rows) == 2 * 2 * 2
+    for row in rows:
+        assert row["outcomes"]["ok"] > 0
+        assert sum(row["outcomes"].values()) == row["requests"]
+        assert ordered(row["latency_ms"])
+        assert row["latency_ms"]["p50"] >= 32.0  # the policy sleeps that long
+        assert sum(int(size) * count for size, count in row["batches"].items()) > 0
+        if row["server"] == fleet.SERIAL:
+            assert set(row["batches"]) == {"1"}
+        else:
+            assert max(map(int, row["batches"])) <= row["robots"]
+
+
+def test_client_cost(tmp_path):
+    path = tmp_path / "client_cost.jsonl"
+    assert client_cost.main(["--quick", "--results", str(path)]) == 0
+    rows = rows_of(path)
+    compared = [row for row in rows if row["case"] != "steps"]
+    assert {row["case"].partition(":")[0] for row in compared} == {"prepare", "round trip"}
+    for case in {row["case"] for row in compared}:
+        size = {row["contender"].rpartition(" ")[2]: row["wire_bytes"] for row in compared if row["case"] == case}
+        assert size["jpeg"] < size["png"] < size["raw"]
+    assert all(row["cpu_ms"] > 0 and ordered(row["wall_ms"]) for row in compared)
+
+
+@pytest.mark.slow
+def test_control_loop(tmp_path):
+    path = tmp_path / "control_loop.jsonl"
+    assert control_loop.main(["--quick", "--results", str(path)]) == 0
+    rows = rows_of(path)
+    assert len({row["loop"] for row in rows}) == len(rows) == 2 * len(control_loop.CODECS)
+    for row in rows:
+        assert 0 <= row["within_2ms"] <= 1
+        assert row["ticks"] > 0
+        assert row["requests"]["played"] >= 1
+        assert row["act_ms"]["p50"] >= 200  # the policy sleeps that long
+        if row["loop"].startswith("robot_client"):
+            assert row["network_calls_in_control_thread"] == 0
+            assert row["network_calls_in_other_threads"] > 0  # or the count would say nothing
+        else:
+            assert row["network_calls_in_control_thread"] > 0
+            assert row["missed_ticks"] > 0  # 200 ms are ten ticks
+
+
+@pytest.mark.parametrize(
+    ("run", "arguments"), [(overhead.main, ["--variants", "raw,bogus"]), (fleet.main, ["--patterns", "closed,bogus"])]
+)
+def test_an_unknown_choice_is_refused_before_anything_starts(run, arguments, tmp_path, capsys):
+    path = tmp_path / "none.jsonl"
+    with pytest.raises(SystemExit) as caught:
+        run([*arguments, "--results", str(path)])
+    assert caught.value.code == 2
+    assert "bogus" in capsys.readouterr().err
+    assert not path.exists()
