@@ -51,9 +51,11 @@ def serve_environment(runtime_dir: Path) -> dict[str, str]:
     """Return the environment that Ray Serve must see before Ray is imported.
 
     HAProxy takes Python's place in front (a tenth of the latency); user code runs on the replica's own loop, since ours
-    never blocks it; draining replicas say good-bye within seconds, for robots reconnect at once. Every platform has a
-    block of replica ports to itself: Ray's controller offers a port to HAProxy before the replica has bound it, so with
-    Ray's fixed range a second platform on the machine would for a moment send robots to the first one's policies.
+    never blocks it; draining replicas say good-bye within seconds, for robots reconnect at once.
+
+    Every platform has its ports to itself, or a second one on the machine would now and then send robots to the first
+    one's policies: Ray's controller offers a replica's port to HAProxy before the replica has bound it, and the Python
+    proxy that serves an application until HAProxy knows its replicas shares one fixed port with every other such proxy.
     """
     replica_ports = free_port_block(_REPLICA_PORT_COUNT)
     return {
@@ -70,6 +72,8 @@ def serve_environment(runtime_dir: Path) -> dict[str, str]:
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.asgi:middlewares",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replica_ports[0]),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replica_ports[-1]),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",

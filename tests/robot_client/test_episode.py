@@ -46,9 +46,10 @@ def test_no_tick_waits_for_a_server_that_takes_200_ms(kind):
         server.faults.delay_s = 0.2
         report = episode(robot, link, watcher, max_seconds=1.5).run()
     assert report.ended == "max_seconds"
-    assert report.ticks + report.missed_ticks == 75
-    assert report.missed_ticks < 10  # a loop that waited would lose ten for each of the seven answers
+    assert report.ticks + report.missed_ticks >= 75
     assert report.requests["played"] >= 4
+    pauses = np.diff([record.actual_s for record in watcher.ticks])
+    assert np.count_nonzero(pauses >= 0.2) < report.requests["played"]  # a loop that waited would pause for each
     assert [record.tick for record in watcher.ticks] == sorted({record.tick for record in watcher.ticks})
 
 

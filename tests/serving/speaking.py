@@ -140,7 +140,7 @@ class Neighbour:
         seen, limit = self.answered, time.monotonic() + LIMIT_S
         while self.answered < seen + 2 and not self.faults and time.monotonic() < limit:
             time.sleep(0.005)
-        assert self.faults == []
+        assert not self.faults, f"the neighbour's faults: {self.faults}"
         assert self.answered >= seen + 2, "the neighbour is not answered any more"
         # Not a bound on speed: what an attack of seconds would hold up is many times this.
         assert self.longest_s < 5.0

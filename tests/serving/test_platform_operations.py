@@ -111,7 +111,7 @@ def test_a_route_that_is_none(platform, method, path):
 
 
 def test_a_reply_says_what_answered_and_how_long_each_part_took(platform):
-    with talk(platform) as session:
+    with talk(platform, "/policy/rolling") as session:  # the default policy has another session to batch with
         reply = session.ask(act("abc"))
     assert reply["request_id"] == "abc"
     assert reply["batch_size"] == 1
