@@ -81,7 +81,7 @@ def decode(data: bytes, limits: WireLimits = DEFAULT_LIMITS) -> Any:
     """
     if len(data) > limits.message_bytes:
         raise RoboserveError("too_large", f"message: {len(data)} bytes, limit {limits.message_bytes}")
-    _Scan(data, limits).message()
+    _scan(data, limits)
     try:
         return msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_Reviver(limits))
     except RoboserveError:
@@ -180,77 +180,85 @@ def _fits(dtype: np.dtype[Any], value: Any) -> bool:
     return type(value) in (int, float) and (not math.isfinite(value) or abs(value) <= float(np.finfo(dtype).max))
 
 
-class _Scan:
-    """One pass over the raw bytes that builds nothing: structure, counts and lengths (msgpack specification)."""
-
-    def __init__(self, data: bytes, limits: WireLimits) -> None:
-        self._data = data
-        self._limits = limits
-        self._at = 0
-        self._objects = 0
-
-    def message(self) -> None:
-        self._value(0)
-        if self._at != len(self._data):
-            raise RoboserveError("malformed", "message: bytes left over after its end")
-
-    def _value(self, depth: int) -> None:
-        self._objects += 1
-        if self._objects > self._limits.objects:
-            raise RoboserveError("too_large", f"message: more than {self._limits.objects} values")
-        tag = self._uint(1)
-        if tag <= 0x7F or tag >= 0xE0 or tag in (0xC0, 0xC2, 0xC3):
-            return
-        if tag <= 0x8F:
-            self._items(tag & 0x0F, depth, per_item=2)
-        elif tag <= 0x9F:
-            self._items(tag & 0x0F, depth, per_item=1)
-        elif tag <= 0xBF:
-            self._text(tag & 0x1F)
+def _scan(data: bytes, limits: WireLimits) -> None:
+    """Walk over the raw bytes once and build nothing: structure, counts and lengths (msgpack specification)."""
+    at, end, values = 0, len(data), 0
+    outer: List[int] = []  # values still to come in each map or list around the present one
+    left = 1
+    while left or outer:
+        if not left:
+            left = outer.pop()
+            continue
+        left -= 1
+        values += 1
+        if values > limits.objects:
+            raise RoboserveError("too_large", f"message: more than {limits.objects} values")
+        if at >= end:
+            raise _ends_early()
+        kind, length_bytes, number = _TAGS[data[at]]
+        at += 1
+        if length_bytes:
+            number = int.from_bytes(data[at : at + length_bytes], "big")
+            at += length_bytes
+        if at > end:
+            raise _ends_early()
+        if kind == _BYTES:
+            at += number
+        elif kind == _TEXT:
+            if number > limits.text_bytes:
+                raise RoboserveError("too_large", f"text: {number} bytes, limit {limits.text_bytes}")
+            at += number
         else:
-            self._sized(tag, depth)
-
-    def _sized(self, tag: int, depth: int) -> None:
-        if tag in _NUMBER_BYTES:
-            self._skip(_NUMBER_BYTES[tag])
-        elif tag in _TEXT_LENGTH:
-            self._text(self._uint(_TEXT_LENGTH[tag]))
-        elif tag in _BIN_LENGTH:
-            self._skip(self._uint(_BIN_LENGTH[tag]))
-        elif tag in _LIST_LENGTH:
-            self._items(self._uint(_LIST_LENGTH[tag]), depth, per_item=1)
-        elif tag in _MAP_LENGTH:
-            self._items(self._uint(_MAP_LENGTH[tag]), depth, per_item=2)
-        else:
-            raise RoboserveError("malformed", "message: extension and reserved types are not part of the protocol")
-
-    def _items(self, count: int, depth: int, *, per_item: int) -> None:
-        limit, noun = (self._limits.map_keys, "map") if per_item == 2 else (self._limits.list_items, "list")
-        if count > limit:
-            raise RoboserveError("too_large", f"{noun}: {count} entries, limit {limit}")
-        if depth >= self._limits.depth:
-            raise RoboserveError("too_large", f"message: nested deeper than {self._limits.depth}")
-        for _ in range(count * per_item):
-            self._value(depth + 1)
-
-    def _text(self, length: int) -> None:
-        if length > self._limits.text_bytes:
-            raise RoboserveError("too_large", f"text: {length} bytes, limit {self._limits.text_bytes}")
-        self._skip(length)
-
-    def _uint(self, size: int) -> int:
-        start = self._at
-        self._skip(size)
-        return int.from_bytes(self._data[start : self._at], "big")
-
-    def _skip(self, size: int) -> None:
-        self._at += size
-        if self._at > len(self._data):
-            raise RoboserveError("malformed", "message: ends before its declared length")
+            _check_container(kind, number, len(outer), limits)
+            outer.append(left)
+            left = number * (2 if kind == _MAP else 1)
+    if at > end:
+        raise _ends_early()
+    if at != end:
+        raise RoboserveError("malformed", "message: bytes left over after its end")
 
 
-_NUMBER_BYTES = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
-_TEXT_LENGTH = {0xD9: 1, 0xDA: 2, 0xDB: 4}
-_BIN_LENGTH = {0xC4: 1, 0xC5: 2, 0xC6: 4}
-_LIST_LENGTH = {0xDC: 2, 0xDD: 4}
-_MAP_LENGTH = {0xDE: 2, 0xDF: 4}
+def _check_container(kind: int, count: int, depth: int, limits: WireLimits) -> None:
+    if kind == _FOREIGN:
+        raise RoboserveError("malformed", "message: extension and reserved types are not part of the protocol")
+    limit, noun = (limits.map_keys, "map") if kind == _MAP else (limits.list_items, "list")
+    if count > limit:
+        raise RoboserveError("too_large", f"{noun}: {count} entries, limit {limit}")
+    if depth >= limits.depth:
+        raise RoboserveError("too_large", f"message: nested deeper than {limits.depth}")
+
+
+def _ends_early() -> RoboserveError:
+    return RoboserveError("malformed", "message: ends before its declared length")
+
+
+_BYTES, _TEXT, _LIST, _MAP, _FOREIGN = range(5)
+
+
+def _tag(tag: int) -> Tuple[int, int, int]:
+    """Say what a first byte announces: the kind, how many bytes of length follow, and the length where none do."""
+    if 0x80 <= tag <= 0x8F:
+        return _MAP, 0, tag & 0x0F
+    if 0x90 <= tag <= 0x9F:
+        return _LIST, 0, tag & 0x0F
+    if 0xA0 <= tag <= 0xBF:
+        return _TEXT, 0, tag & 0x1F
+    if tag <= 0x7F or tag >= 0xE0 or tag in (0xC0, 0xC2, 0xC3):
+        return _BYTES, 0, 0
+    return _NUMBERS.get(tag) or _SIZED.get(tag) or (_FOREIGN, 0, 0)
+
+
+_NUMBERS = {0xCA + index: (_BYTES, 0, size) for index, size in enumerate((4, 8, 1, 2, 4, 8, 1, 2, 4, 8))}
+_SIZED = {
+    0xC4: (_BYTES, 1, 0),
+    0xC5: (_BYTES, 2, 0),
+    0xC6: (_BYTES, 4, 0),
+    0xD9: (_TEXT, 1, 0),
+    0xDA: (_TEXT, 2, 0),
+    0xDB: (_TEXT, 4, 0),
+    0xDC: (_LIST, 2, 0),
+    0xDD: (_LIST, 4, 0),
+    0xDE: (_MAP, 2, 0),
+    0xDF: (_MAP, 4, 0),
+}
+_TAGS = tuple(map(_tag, range(256)))
