@@ -207,6 +207,7 @@ def _environment(settings: ClusterSettings) -> list[Manifest]:
     values = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_MAXCONN": str(settings.max_connections),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
         "RAY_START_ULIMIT_OPEN_FILES": str(4 * settings.max_connections + 16_384),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.asgi:middlewares",
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",

@@ -26,11 +26,17 @@ if TYPE_CHECKING:
 
     from serving.config import PlatformConfig
 
-_REPLICA_PORT_COUNT = 128
+_REPLICA_PORT_COUNT = 256
 _OBJECT_STORE_BYTES = 150 * 1024 * 1024
 _LOGICAL_CPUS = 8
 HAPROXY_MAXCONN = 2048
 """Connections of the local HAProxy, which wants about twice as many file descriptors."""
+HAPROXY_HARD_STOP_S = 3600
+"""Seconds that sessions live on after HAProxy was reloaded, which every replica that comes or goes makes it do.
+
+With Ray's 120, a replica that autoscaling adds to one policy would cut the robots of all others off two minutes later.
+Not longer: as long, and a margin, Ray hands no port of a dead replica to a new one, and a node has only so many.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +75,7 @@ def serve_environment(runtime_dir: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_MAXCONN": str(HAPROXY_MAXCONN),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(HAPROXY_HARD_STOP_S),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.asgi:middlewares",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replica_ports[0]),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replica_ports[-1]),

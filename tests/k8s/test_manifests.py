@@ -15,6 +15,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from k8s.manifests import ClusterSettings, ManifestError, load_settings, manifests, render
 from serving.config import unknown_keys
+from serving.launch import HAPROXY_HARD_STOP_S
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "serving" / "configs" / "cluster.yaml"
@@ -201,6 +202,7 @@ def test_haproxy_is_on_everywhere_with_descriptors_to_spare(service: dict[str, A
     for template in pods(service).values():
         values = {item["name"]: item["value"] for item in template["spec"]["containers"][0]["env"]}
         assert values["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+        assert int(values["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) == HAPROXY_HARD_STOP_S
         assert int(values["RAY_START_ULIMIT_OPEN_FILES"]) > 2 * int(values["RAY_SERVE_HAPROXY_MAXCONN"]) + 8192
 
 

@@ -75,6 +75,7 @@ def platform(tmp_path_factory) -> Iterator[Platform]:
 
 @pytest.fixture(scope="session")
 def _neighbour(platform: Platform) -> Iterator[Neighbour]:
+    """One session through all that happens to the other policies: rolled out, killed, replaced."""
     with Neighbour(platform).watching() as watching:
         yield watching
 
