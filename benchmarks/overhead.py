@@ -1,5 +1,7 @@
 """What a server adds to the policy: one robot, a policy that answers at once, ours and bare servers in one run.
 
+The policy is light, so our server runs it on its event loop; one contender has it run as a model is, on a thread.
+
 All servers run during the whole measurement and take turns in a new order each round, so that whatever else the machine
 does hits all alike. A time is from before encoding the observation to after decoding the reply.
 """
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 
 ZERO = "models.policies.scripted:ZeroPolicy"
 BARE, REFERENCE = "bare forward, no server", "bare websockets server, openpi style"
+THREAD = "roboserve, websocket, forward in a thread"
 CAMERAS = {1: ("front",), 2: ("front", "wrist")}
+THREADED = "-in-a-thread"
 STYLES = ("app", "openpi", "asgi")
 VARIANTS = {"raw": (1, "raw"), "jpeg": (1, "jpeg"), "raw2": (2, "raw"), "jpeg2": (2, "jpeg")}
 PARTS = ("decode", "queue", "batch_wait", "forward", "encode", "total")
@@ -61,13 +65,14 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Where the servers of one number of cameras listen; `route` is the policy's on the platform."""
+    """Where the servers of one number of cameras listen; the routes are the policy's on the platform."""
 
     platform: int
     app: int
     openpi: int
     asgi: int
     route: str
+    thread_route: str
 
 
 def contenders(load: Payload, ports: Ports, cameras: int) -> list[Contender]:
@@ -83,6 +88,7 @@ def contenders(load: Payload, ports: Ports, cameras: int) -> list[Contender]:
         ("bare uvicorn, HTTP POST", lambda: lines.HttpLine(ports.asgi, "/", load.openpi())),
         ("our app on bare uvicorn, websocket", lambda: lines.NativeLine(f"ws://127.0.0.1:{ports.app}/", load)),
         ("roboserve, websocket", lambda: lines.NativeLine(base, load)),
+        (THREAD, lambda: lines.NativeLine(f"ws://127.0.0.1:{ports.platform}{ports.thread_route}", load)),
         ("roboserve, websocket, our PolicyClient", lambda: lines.ClientLine(base, load)),
         ("roboserve, openpi dialect", lambda: lines.OpenpiLine(base, load)),
         ("roboserve, HTTP POST", lambda: lines.HttpLine(ports.platform, f"{ports.route}/act", native)),
@@ -95,12 +101,17 @@ def servers(cameras: Sequence[int]) -> Any:
     """Run all servers for these numbers of cameras; yields the ports by number of cameras."""
     configs = {number: {"interface": {"cameras": list(CAMERAS[number])}} for number in cameras}
     with contextlib.ExitStack() as stack:
-        applications = [platforms.application(f"zero{number}", ZERO, configs[number]) for number in cameras]
+        applications = [
+            platforms.application(f"zero{number}{suffix}", ZERO, {**configs[number], "light": not suffix})
+            for number in cameras
+            for suffix in ("", THREADED)
+        ]
         platform = stack.enter_context(our_platform(applications))
         yield {
             number: Ports(
                 platform=platform,
                 route=f"/policy/zero{number}",
+                thread_route=f"/policy/zero{number}{THREADED}",
                 **{
                     style: stack.enter_context(baseline(style, ZERO, configs[number]))
                     for style in ("app", "openpi", "asgi")

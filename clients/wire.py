@@ -22,6 +22,7 @@ from clients.errors import RoboserveError
 
 ARRAY_KINDS = "biuf"
 _ND, _NP, _DATA, _DTYPE, _SHAPE = b"__ndarray__", b"__npgeneric__", b"data", b"dtype", b"shape"
+_ARRAY_KEYS, _SCALAR_KEYS = {_ND, _DATA, _DTYPE, _SHAPE}, {_NP, _DATA, _DTYPE}
 _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8)}
 _DTYPES = {
     f"{order}{kind}{size}": np.dtype(f"{order}{kind}{size}")
@@ -137,7 +138,7 @@ def _dtype(name: Any) -> np.dtype[Any]:
 
 
 def _array(node: Dict[Any, Any], limits: WireLimits) -> np.ndarray[Any, Any]:
-    if set(node) != {_ND, _DATA, _DTYPE, _SHAPE}:
+    if node.keys() != _ARRAY_KEYS:
         raise RoboserveError("malformed", "array: needs __ndarray__, data, dtype and shape, and nothing else")
     data, shape, dtype = node[_DATA], node[_SHAPE], _dtype(node[_DTYPE])
     if not isinstance(data, bytes):
@@ -160,7 +161,7 @@ def _array(node: Dict[Any, Any], limits: WireLimits) -> np.ndarray[Any, Any]:
 
 
 def _scalar(node: Dict[Any, Any]) -> Any:
-    if set(node) != {_NP, _DATA, _DTYPE}:
+    if node.keys() != _SCALAR_KEYS:
         raise RoboserveError("malformed", "scalar: needs __npgeneric__, data and dtype, and nothing else")
     dtype, value = _dtype(node[_DTYPE]).newbyteorder("="), node[_DATA]
     if not _fits(dtype, value):

@@ -71,6 +71,7 @@ class BatchSettings:
         max_wait_s: longest gathering wait; None takes 15 % of the last forwards' mean time, 10 ms at most.
         default_deadline_s: order of items without a deadline of their own, so that none starves.
         active_window_s: a session seen within this time is waited for while gathering.
+        inline: run the forward on the event loop: for one that takes less than a thread's round trip.
     """
 
     max_cost: float = 16.0
@@ -78,6 +79,7 @@ class BatchSettings:
     max_wait_s: float | None = None
     default_deadline_s: float = 10.0
     active_window_s: float = 0.5
+    inline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ __all__ = ["BatchObserver", "BatchSettings", "Batcher", "Clock", "MonotonicClock
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Answer = TypeVar("Answer")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -44,7 +45,7 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Batches calls to a synchronous forward, which runs off the event loop, one at a time.
+    """Batches calls to a synchronous forward, which runs off the event loop unless it is `inline`, one at a time.
 
     Args:
         forward: takes items that share a key; returns one result or one exception for each, in order.
@@ -135,14 +136,14 @@ class Batcher(Generic[Item, Result]):
         return 0.0 if self._forward_since is None else self._clock.now() - self._forward_since
 
     async def call(self, work: Callable[[], None]) -> None:
-        """Run work on the forward's thread, between forwards: for what must not overlap one.
+        """Run work where the forward runs, between forwards: for what must not overlap one.
 
         Raises:
             RoboserveError: `unavailable` when closed; else what the work raises.
         """
         if self._closed:
             raise RoboserveError("unavailable", "the server is shutting down")
-        await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        await self._run_forwards_way(work)
 
     async def close(self) -> None:
         """Refuse new work, fail what waits with `unavailable`, and let the running forward end and be answered."""
@@ -234,6 +235,8 @@ class Batcher(Generic[Item, Result]):
             batch = self._take()
             if batch:
                 await self._serve(batch, gathering_since)
+                if self._settings.inline:  # a queue that is never empty must not keep the loop from everybody else
+                    await asyncio.sleep(0)
 
     async def _gather(self, since: float) -> None:
         limit = self._settings.max_wait_s
@@ -263,9 +266,8 @@ class Batcher(Generic[Item, Result]):
 
     async def _serve(self, batch: list[_Waiting[Item, Result]], gathering_since: float) -> None:
         started = self._forward_since = self._clock.now()
-        loop = asyncio.get_running_loop()
         try:
-            outcomes = await loop.run_in_executor(self._executor, self._outcomes, batch)
+            outcomes = await self._run_forwards_way(lambda: self._outcomes(batch))
             self._forward_since = None
             forward_s = self._clock.now() - started
             self._forward_time.add(forward_s)
@@ -277,6 +279,12 @@ class Batcher(Generic[Item, Result]):
             for waiting in batch:
                 if not waiting.done.done():
                     waiting.done.set_exception(RoboserveError("internal", "the batcher stopped"))
+
+    async def _run_forwards_way(self, work: Callable[[], Answer]) -> Answer:
+        """Run work on the forward's thread, or at once where the forward is `inline`."""
+        if self._settings.inline:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     def _outcomes(self, batch: list[_Waiting[Item, Result]]) -> list[Result | Exception]:
         """Run the forward, and run it again for each item alone where a batch raises; on the forward's thread."""

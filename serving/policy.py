@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from typing import TYPE_CHECKING, cast
@@ -47,6 +48,9 @@ class PolicyService:
         self._server = PolicyServer(args, replica=serve.get_replica_context().replica_id.unique_id)
         self._bridge = RayMetricsBridge(self._server.metrics.registry)
         self._bridge.start()
+        # A full collection would walk through everything that torch and Ray have loaded, with the event loop waiting.
+        gc.collect()
+        gc.freeze()
 
     def __serve_build_asgi_app__(self) -> Ingress:
         return self._server.app

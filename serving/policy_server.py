@@ -73,7 +73,7 @@ class PolicyServer:
         )
         self._decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
         self._batcher: Batcher[ActItem, ActionChunk] = Batcher(
-            checked_forward(self._policy), _batch_settings(args), observer=self.metrics
+            checked_forward(self._policy), _batch_settings(args, inline=self.spec.light), observer=self.metrics
         )
         self._native = NativeMessages(self)
         self.dialects: dict[str | None, Dialect] = {
@@ -243,13 +243,14 @@ def _keys(args: PolicyArgs) -> KeyRing:
     return KeyRing.load(Path(args.auth.keys_file) if args.auth.keys_file else None)
 
 
-def _batch_settings(args: PolicyArgs) -> BatchSettings:
+def _batch_settings(args: PolicyArgs, *, inline: bool) -> BatchSettings:
     batching = args.batching
     return BatchSettings(
         max_cost=float(batching.max_batch),
         max_queue=batching.max_queue,
         max_wait_s=None if batching.max_wait_ms is None else batching.max_wait_ms / 1e3,
         default_deadline_s=batching.default_deadline_ms / 1e3,
+        inline=inline,
     )
 
 

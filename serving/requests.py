@@ -115,17 +115,8 @@ def _images(images: Any, spec: PolicySpec, max_pixels: int) -> dict[str, NDArray
         raise RoboserveError(
             "invalid_request", f"observation.images: must be a map with {', '.join(wanted) or 'no cameras'}"
         )
-    missing, extra = sorted(set(wanted) - set(images)), sorted(set(images) - set(wanted))
-    if missing:
-        given = ", ".join(sorted(images))[:200] or "none"
-        raise RoboserveError(
-            "invalid_request", f"observation.images: camera {', '.join(missing)} is missing; given are {given}"
-        )
-    if extra:
-        names = ", ".join(extra)[:200]
-        raise RoboserveError(
-            "invalid_request", f"observation.images: unknown camera {names}; the policy has {', '.join(wanted)}"
-        )
+    if images.keys() != wanted.keys():
+        raise _wrong_cameras(images, wanted)
     return {
         name: decode_image(
             images[name],
@@ -135,6 +126,17 @@ def _images(images: Any, spec: PolicySpec, max_pixels: int) -> dict[str, NDArray
         )
         for name, camera in wanted.items()
     }
+
+
+def _wrong_cameras(images: Mapping[str, Any], wanted: Mapping[str, Any]) -> RoboserveError:
+    missing = sorted(set(wanted) - set(images))
+    if missing:
+        given = ", ".join(sorted(images))[:200] or "none"
+        text = f"observation.images: camera {', '.join(missing)} is missing; given are {given}"
+    else:
+        names = ", ".join(sorted(set(images) - set(wanted)))[:200]
+        text = f"observation.images: unknown camera {names}; the policy has {', '.join(wanted)}"
+    return RoboserveError("invalid_request", text)
 
 
 def check_state(state: Any, spec: PolicySpec, *, field: str = "observation.state") -> NDArray[np.float32]:
@@ -147,13 +149,19 @@ def check_state(state: Any, spec: PolicySpec, *, field: str = "observation.state
         raise RoboserveError("invalid_state", f"{field}: must be a numeric array, is {_kind(state)}")
     if state.shape != (spec.state.size,):
         raise RoboserveError("invalid_state", f"{field}: shape {state.shape}, the policy needs ({spec.state.size},)")
-    with np.errstate(over="ignore"):
-        values = state.astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        name, value = spec.state.names[bad[0]], state[bad[0]]
+    values = _as_float32(state)
+    if not np.isfinite(values).all():
+        bad = int(np.flatnonzero(~np.isfinite(values))[0])
+        name, value = spec.state.names[bad], state[bad]
         raise RoboserveError("invalid_state", f"{field}: {name!r} is {value}, must be a finite float32")
     return values
+
+
+def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    if values.dtype == np.float32:
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def _kind(value: Any) -> str:
@@ -174,6 +182,8 @@ def check_instruction(instruction: Any, spec: PolicySpec, *, field: str = "obser
 
 
 def _options(options: Mapping[str, Any], spec: PolicySpec) -> ActOptions:
+    if not options:
+        return ActOptions()
     _refuse_unknown(options, _OPTION_ENTRIES, "options")
     supported = {
         "seed": spec.supports_seed,
@@ -199,8 +209,7 @@ def _leftover(leftover: Any, spec: PolicySpec) -> NDArray[np.float32] | None:
     if not ok or not 0 < leftover.shape[0] <= spec.chunk_length or leftover.shape[1] != spec.action.size:
         needed = f"a float array of 1 to {spec.chunk_length} rows by {spec.action.size}"
         raise RoboserveError("invalid_request", f"options.leftover: must be {needed}")
-    with np.errstate(over="ignore"):
-        rows = np.asarray(leftover, dtype=np.float32)
+    rows = _as_float32(leftover)
     if not np.isfinite(rows).all():
         raise RoboserveError("invalid_request", "options.leftover: has values that are not finite float32")
     return rows

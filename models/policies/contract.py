@@ -72,6 +72,8 @@ class PolicySpec:
         stateful: keeps something per session, so that `reset` matters.
         instruction_chars: longest instruction.
         normalization: key of the statistics that scale state and action.
+        light: `act` and `reset` take well under half a millisecond and never wait, so that a server may run them on its
+            event loop: the way to another thread and back would cost more than they do.
     """
 
     id: str
@@ -89,6 +91,7 @@ class PolicySpec:
     stateful: bool = False
     instruction_chars: int = 512
     normalization: str = "none"
+    light: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,15 @@ class Interface:
     chunk_length: int = 16
     execute: int = 8
 
-    def spec(self, name: str, *, revision: str = "1", supports_rtc: bool = False, stateful: bool = False) -> PolicySpec:
+    def spec(
+        self,
+        name: str,
+        *,
+        revision: str = "1",
+        supports_rtc: bool = False,
+        stateful: bool = False,
+        light: bool = False,
+    ) -> PolicySpec:
         """Return the spec of a policy with this interface; a stateful one gives no chunk twice, so no seed either."""
         return PolicySpec(
             id=name,
@@ -51,6 +59,7 @@ class Interface:
             supports_rtc=supports_rtc,
             supports_seed=not stateful,
             stateful=stateful,
+            light=light,
         )
 
 
@@ -69,13 +78,14 @@ class ZeroPolicy:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """The interface to pretend."""
+        """The interface to pretend; a policy that is not light is run as a model is, on a thread of its own."""
 
         interface: Interface = Interface()
+        light: bool = True
 
     def __init__(self, config: Config) -> None:
         self._chunk_shape = (config.interface.chunk_length, config.interface.action_size)
-        self._spec = config.interface.spec("zero", supports_rtc=True)
+        self._spec = config.interface.spec("zero", supports_rtc=True, light=config.light)
 
     @property
     def spec(self) -> PolicySpec:
@@ -115,7 +125,7 @@ class ReplayPolicy:
             raise ValueError(f"actions: {path.name} needs one row or more, and finite values")
         revision = hashlib.sha256(self._actions.tobytes()).hexdigest()[:12]
         self._interface = config.interface
-        self._spec = config.interface.spec("replay", revision=revision, stateful=True)
+        self._spec = config.interface.spec("replay", revision=revision, stateful=True, light=True)
         self._next_row: dict[str, int] = {}
 
     @property

@@ -43,7 +43,7 @@ def test_overhead(tmp_path):
     rows = rows_of(path)
     names = {row["contender"] for row in rows}
     payloads = {row["payload"] for row in rows}
-    assert (len(names), len(payloads), len(rows)) == (8, 3, 24)
+    assert (len(names), len(payloads), len(rows)) == (9, 3, 27)
     assert min(row["payload_bytes"] for row in rows) < 224 * 224 * 3  # JPEG
     for row in rows:
         assert row["round_trip_ms"]["count"] == 40

@@ -486,6 +486,28 @@ async def test_other_work_runs_between_forwards_never_during_one():
         await bench.batcher.call(order.clear)
 
 
+async def test_an_inline_forward_and_other_work_run_on_the_loop():
+    bench = Bench(inline=True)
+    tasks = [bench.ask(Work(name, fault="raise" if name == 3 else "")) for name in range(6)]
+    assert [await outcome(task) for task in tasks] == [0, 1, 2, "policy_failed", 4, 5]
+    threads = []
+    await bench.batcher.call(lambda: threads.append(threading.get_ident()))
+    assert bench.model.threads == set(threads) == {threading.get_ident()}
+    await bench.batcher.close()
+    assert await outcome(bench.ask("late")) == "unavailable"
+
+
+async def test_inline_forwards_leave_the_loop_to_others_in_between():
+    bench = Bench(inline=True, max_cost=1)
+    tasks = [bench.ask(name) for name in range(20)]
+    seen = []
+    while not all(task.done() for task in tasks):
+        seen.append(len(bench.model.batches))
+        await asyncio.sleep(0)
+    assert len(set(seen)) > 15
+    await bench.batcher.close()
+
+
 async def test_the_observer_sees_depth_batches_and_drops():
     bench = Bench(max_queue=1)
     first = await bench.occupy()
