@@ -95,14 +95,31 @@ class Served(Generic[Result]):
 
 @dataclass(kw_only=True)
 class ForwardTime:
-    """Exponential mean of forward times, in seconds."""
+    """How long forwards take, in seconds: their exponential mean, and a line over their cost.
+
+    The line is a least-squares fit in which each forward counts `memory` times as much as the one after it.
+    """
 
     mean: float = 0.0
     weight: float = 0.2
+    memory: float = 0.95
+    _sums: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
 
-    def add(self, seconds: float) -> None:
+    def add(self, seconds: float, cost: float) -> None:
         """Count one forward."""
         self.mean = seconds if not self.mean else (1 - self.weight) * self.mean + self.weight * seconds
+        news = (1.0, cost, seconds, cost * cost, cost * seconds)
+        n, c, s, cc, cs = (self.memory * old + new for old, new in zip(self._sums, news, strict=True))
+        self._sums = (n, c, s, cc, cs)
+
+    def expect(self, cost: float) -> float:
+        """Return what a forward of this cost should take: never less than one of a lower cost, 0 before the first."""
+        n, c, s, cc, cs = self._sums
+        if not n:
+            return 0.0
+        spread = n * cc - c * c
+        slope = max(0.0, (n * cs - c * s) / spread) if spread > 1e-6 * n * cc else 0.0
+        return max(0.0, (s - slope * c) / n + slope * cost)
 
 
 @dataclass(kw_only=True)

@@ -3,6 +3,8 @@
 What it promises:
 - earliest deadline first, over groups that may share a forward (same `key`), up to a cost budget;
 - work whose deadline has passed is dropped before the forward, never run;
+- where not all can be in time, the forward that brings most work home in time comes first: an overload costs those
+  beyond the capacity their answer, and not everybody a little lateness;
 - the newest item of a session replaces an older one that is still queued;
 - one bad item never fails its neighbours: when a batch raises, each item is asked again alone;
 - the queue is bounded, and a full one refuses clearly;
@@ -20,6 +22,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from clients.errors import RoboserveError
+from serving.batch_choice import next_batch
 from serving.batch_terms import Activity, BatchObserver, BatchSettings, Clock, ForwardTime, MonotonicClock, Served
 
 if TYPE_CHECKING:
@@ -250,18 +253,18 @@ class Batcher(Generic[Item, Result]):
         return 0 < len(self._queue) < min(active, self._settings.max_cost)
 
     def _take(self) -> list[_Waiting[Item, Result]]:
-        """Return the next batch: the most urgent item and those that may ride with it, most urgent first."""
+        """Drop what is past its deadline and take the next batch out of the queue."""
         now = self._clock.now()
-        batch: list[_Waiting[Item, Result]] = []
-        cost = 0.0
+        alive: list[_Waiting[Item, Result]] = []
         for waiting in sorted(self._queue.values(), key=attrgetter("order")):
             if waiting.deadline is not None and waiting.deadline <= now:
                 text = f"deadline: passed {(now - waiting.deadline) * 1e3:.0f} ms ago in the queue"
                 self._fail(waiting, self._dropped("deadline_exceeded", text))
-            elif (not batch or waiting.key == batch[0].key) and cost + waiting.cost <= self._settings.max_cost:
-                cost += waiting.cost
-                self._forget(waiting)
-                batch.append(waiting)
+            else:
+                alive.append(waiting)
+        batch = next_batch(alive, now=now, max_cost=self._settings.max_cost, expect=self._forward_time.expect)
+        for waiting in batch:
+            self._forget(waiting)
         return batch
 
     async def _serve(self, batch: list[_Waiting[Item, Result]], gathering_since: float) -> None:
@@ -270,7 +273,7 @@ class Batcher(Generic[Item, Result]):
             outcomes = await self._run_forwards_way(lambda: self._outcomes(batch))
             self._forward_since = None
             forward_s = self._clock.now() - started
-            self._forward_time.add(forward_s)
+            self._forward_time.add(forward_s, sum(waiting.cost for waiting in batch))
             if self._observer is not None:
                 self._observer.on_batch(len(batch), forward_s)
             for waiting, outcome in zip(batch, outcomes, strict=True):

@@ -198,6 +198,7 @@ class Ingress:
         try:
             yield
         finally:
+            session.release()
             self._sessions -= 1
             self._metrics.sessions.set(self._sessions)
             logger.info("session closed", extra=extra)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clients.errors import RoboserveError
+from serving.alarm import Alarm
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, MutableMapping
@@ -35,6 +36,17 @@ class WebsocketSession:
     send_event: Send
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     dead: bool = False
+    _silence: Alarm = field(init=False)
+    _stall: Alarm = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._silence = Alarm(self.limits.idle_timeout_s)
+        self._stall = Alarm(self.limits.send_timeout_s)
+
+    def release(self) -> None:
+        """Let go of what outlives the connection."""
+        self._silence.stop()
+        self._stall.stop()
 
     async def accept(self, subprotocol: str | None) -> None:
         """Accept the connection.
@@ -59,7 +71,7 @@ class WebsocketSession:
         event: MutableMapping[str, Any] | None = None
         while event is None:
             try:
-                async with asyncio.timeout(self.limits.idle_timeout_s):
+                with self._silence:
                     event = await self.receive_event()
             except TimeoutError:
                 if not awaited:
@@ -103,8 +115,11 @@ class WebsocketSession:
     async def _emit(self, event: MutableMapping[str, Any]) -> None:
         """Hand an event to the server, which holds it back while the peer's window is full."""
         try:
-            async with asyncio.timeout(self.limits.send_timeout_s), self.lock:
-                await self.send_event(event)
+            async with self.lock:
+                if self.dead:
+                    raise PeerGoneError
+                with self._stall:
+                    await self.send_event(event)
         except (OSError, RuntimeError) as error:  # how the server says that the peer left; a timeout is an OSError too
             self.dead = True
             raise PeerGoneError from error
