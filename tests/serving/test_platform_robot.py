@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
-from clients.contract import RobotInterface, Vector
+from clients.contract import RobotInterface
+from clients.policy import PolicyClient
 from robot_client.action_queue import QueueConfig
 from robot_client.link import LinkConfig, PolicyLink
 from robot_client.loop import EpisodeConfig, run_episode
@@ -13,31 +16,24 @@ from robot_client.robot import RobotObservation
 from tests.robot_client.helpers import Watcher
 from tests.serving.speaking import LIMIT_S, image
 
+if TYPE_CHECKING:
+    from clients.contract import PolicyContract
+
 pytestmark = pytest.mark.usefixtures("neighbour")
 
 
-def vector(prefix: str, size: int, kind: str, limit: float) -> Vector:
-    return Vector(
-        names=tuple(f"{prefix}{index}" for index in range(size)),
-        units=("1",) * size,
-        kinds=(kind,) * size,
-        low=(-limit,) * size,
-        high=(limit,) * size,
-    )
-
-
 class Arm:
-    """As the scripted policies see a robot. What it was told is kept; its episode ends when `done` is set."""
+    """The robot that a contract asks for. What it was told is kept; its episode ends when `done` is set."""
 
     instruction = "go"
-    interface = RobotInterface(
-        cameras=("left", "right"),
-        state=vector("s", 8, "absolute", 1e6),
-        action=vector("a", 4, "delta", 1.0),
-        control_hz=20.0,
-    )
 
-    def __init__(self) -> None:
+    def __init__(self, contract: PolicyContract) -> None:
+        self.interface = RobotInterface(
+            cameras=tuple(camera.name for camera in contract.cameras),
+            state=contract.state,
+            action=contract.action,
+            control_hz=contract.control_hz,
+        )
         self.told: list[np.ndarray] = []
         self.done = False
 
@@ -45,7 +41,8 @@ class Arm:
         self.told.clear()
 
     def observe(self) -> RobotObservation:
-        return RobotObservation(images={"left": image(), "right": image()}, state=np.zeros(8, np.float32))
+        state = np.zeros(self.interface.state.size, np.float32)
+        return RobotObservation(images={camera: image() for camera in self.interface.cameras}, state=state)
 
     def act(self, action: np.ndarray) -> None:
         self.told.append(action)
@@ -56,7 +53,9 @@ class Arm:
 
 def test_a_robot_whose_replica_is_killed_holds_and_comes_back(platform):
     [replica] = platform.replicas("crashing")
-    robot = Arm()
+    address = platform.websocket("/policy/crashing")
+    with PolicyClient(address) as client:
+        robot = Arm(client.contract)
 
     def on_tick(record) -> None:
         if record.tick == 20:
@@ -65,8 +64,7 @@ def test_a_robot_whose_replica_is_killed_holds_and_comes_back(platform):
 
     watcher = Watcher(on_tick)
     config = EpisodeConfig(instruction="go", max_seconds=60.0, seed=1, queue=QueueConfig(mode="async"))
-    where = LinkConfig(platform.websocket("/policy/crashing"), give_up_s=60.0)
-    with PolicyLink(where, robot.interface) as link:
+    with PolicyLink(LinkConfig(address, give_up_s=60.0), robot.interface) as link:
         report = run_episode(robot, link, config, [watcher])
     replica.wait(LIMIT_S)
 
@@ -77,8 +75,7 @@ def test_a_robot_whose_replica_is_killed_holds_and_comes_back(platform):
     held = [record for record in watcher.ticks[lost:] if record.source == "hold"]
     assert all(np.array_equal(record.action, np.zeros(4)) for record in held)
     assert report.holds["lost"] == sum(record.hold_reason == "lost" for record in held) >= 1
-    kinds = [event.kind for event in report.events]
-    assert kinds.count("connected") == 2
-    assert kinds[0] == "connected"
-    assert {"lost", "reconnecting"} <= set(kinds[1 : len(kinds) - 1 - kinds[::-1].index("connected")])
+    # The proxy may keep a new connection waiting until the replica is back, so an attempt need not fail in between.
+    kinds = [event.kind for event in report.events if event.kind != "reconnecting"]
+    assert kinds == ["connected", "lost", "connected"]
     assert len(robot.told) == report.ticks
