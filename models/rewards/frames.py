@@ -5,9 +5,10 @@ last ones, rounded or floored), so the name travels with every request and every
 
 A name is one of
 
-- `linspace-K`: K frames evenly spaced from the first to the last, both included, rounded to the nearest; a clip of fewer
-  than K frames is shown as it is. What Robometer's authors describe, with K = 8.
-- `linspace-K-pad`: the same, short clips padded to K by repeating the last frame (Robometer's single-environment wrapper).
+- `linspace-K`: K frames evenly spaced from the first to the last, both included, rounded to the nearest; a clip of
+  fewer than K frames is shown as it is. What Robometer's authors describe, with K = 8.
+- `linspace-K-pad`: the same, short clips padded to K by repeating the last frame (Robometer's wrapper of one
+  environment).
 - `linspace-K-repeat`: always K indices, so short clips repeat frames in place (LeRobot's dataset script, K = 4).
 - `floor-K`: as `linspace-K-repeat`, rounded down (Robometer's evaluation server, K = 4).
 - `last-K`, `last-K-pad`: the last K frames (LeRobot's encoder; Robometer's vector wrapper pads).
@@ -25,8 +26,8 @@ import numpy as np
 Kind = Literal["linspace", "floor", "last", "all"]
 Short = Literal["", "pad", "repeat"]
 MODES = ("single_pass", "prefix", "final")
-"""Progress modes: `single_pass` shows the clip's frames once and reads a value at each; `prefix` asks anew for each frame
-with the frames up to it and reads the last value (the paper's protocol); `final` is the last value of the whole clip."""
+"""Progress modes: `single_pass` shows the clip's frames once and reads a value at each; `prefix` asks anew for each
+frame with the frames up to it and reads the last value (the paper's protocol); `final` is the last value of the clip."""
 
 _NAME = re.compile(r"(linspace|floor|last)-([1-9][0-9]{0,3})(?:-(pad|repeat))?")
 
@@ -82,7 +83,7 @@ class FramePolicy:
         if self.short == "pad" and length < self.count:
             return self._padded(range(length))
         places = np.linspace(0, length - 1, self.count) if self.count > 1 else np.array([length - 1.0])
-        whole = np.floor(places) if self.kind == "floor" else np.floor(places + 0.5)
+        whole = np.floor(places) if self.kind == "floor" else np.rint(places)
         return tuple(int(place) for place in whole)
 
     @property

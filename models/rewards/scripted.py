@@ -1,4 +1,4 @@
-"""Reward models without weights: the clock that every other is measured against, one that reads pixels, one that fails."""
+"""Reward models without weights: the clock that every other is measured against, and one that reads pixels."""
 
 from __future__ import annotations
 
