@@ -27,7 +27,7 @@ Kind = Literal["linspace", "floor", "last", "all"]
 Short = Literal["", "pad", "repeat"]
 MODES = ("single_pass", "prefix", "final")
 """Progress modes: `single_pass` shows the clip's frames once and reads a value at each; `prefix` asks anew for each
-frame with the frames up to it and reads the last value (the paper's protocol); `final` is the last value of the clip."""
+frame with the frames up to it and reads its last value (the paper's protocol); `final` is the clip's last value."""
 
 _NAME = re.compile(r"(linspace|floor|last)-([1-9][0-9]{0,3})(?:-(pad|repeat))?")
 
