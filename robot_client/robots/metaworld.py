@@ -7,14 +7,17 @@ costs a tenth of MuJoCo's default look; a run on a machine without a display use
 from __future__ import annotations
 
 import os
-from typing import Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 import numpy as np
 
 from clients.contract import RobotInterface, Vector
 from clients.errors import RoboserveError
 from robot_client.robot import RobotObservation
-from robot_client.robots.metaworld_tasks import MetaWorldTask, find_task
+from robot_client.robots.metaworld_tasks import find_task
+
+if TYPE_CHECKING:
+    from robot_client.robots.metaworld_task import MetaWorldTask
 
 Array = np.ndarray[Any, Any]
 

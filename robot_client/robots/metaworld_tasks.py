@@ -1,42 +1,15 @@
-"""The MetaWorld v3 tasks that the platform knows, with the words that ask for each of them.
+"""The MetaWorld v3 tasks of the embedded policy, with the words that ask for each of them.
 
 A table and nothing more: it imports no simulator, so that training jobs, robots and the command line can all read it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Dict, Tuple
+from typing import Dict
 
 from clients.errors import RoboserveError
-
-
-@dataclass(frozen=True)
-class MetaWorldTask:
-    """One task.
-
-    Attributes:
-        name: our name, without the simulator's version suffix.
-        instruction: the canonical wording.
-        wordings: further wordings that demonstrations are labelled with.
-        held_out: a wording that no demonstration carries, to measure how far the words generalise.
-    """
-
-    name: str
-    instruction: str
-    wordings: Tuple[str, ...]
-    held_out: str
-
-    @property
-    def environment(self) -> str:
-        """The simulator's name of the task."""
-        return f"{self.name}-v3"
-
-    @property
-    def training_instructions(self) -> Tuple[str, ...]:
-        """The canonical wording and the others that demonstrations are labelled with."""
-        return (self.instruction, *self.wordings)
-
+from robot_client.robots.metaworld_more_tasks import HELD_OUT, TRAINED
+from robot_client.robots.metaworld_task import MetaWorldTask
 
 _ROWS = (
     MetaWorldTask(
@@ -170,11 +143,12 @@ TASKS: Dict[str, MetaWorldTask] = {row.name: row for row in _ROWS}
 
 
 def find_task(name: str) -> MetaWorldTask:
-    """Return a task by its name.
+    """Return a task by its name: one of `TASKS`, or of `metaworld_more_tasks`.
 
     Raises:
         RoboserveError: `not_found` with the names there are.
     """
-    if name not in TASKS:
-        raise RoboserveError("not_found", f"task: {name!r} is unknown; allowed are {', '.join(TASKS)}")
-    return TASKS[name]
+    known = {**TASKS, **TRAINED, **HELD_OUT}
+    if name not in known:
+        raise RoboserveError("not_found", f"task: {name!r} is unknown; allowed are {', '.join(known)}")
+    return known[name]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,12 +22,13 @@ from models.policies.flow_vla.network import FlowVLANetwork, NetworkConfig
 from models.policies.flow_vla.tokenizer import HashTokenizer  # noqa: TC001  pydantic reads it at run time
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT: Literal["roboserve-flow-vla-1"] = "roboserve-flow-vla-1"
-ZOO = Path(__file__).parent.parent.parent / "zoo"
 NORMALIZATION = "mean_std"
 
 
@@ -142,11 +142,6 @@ def save_checkpoint(folder: Path, config: CheckpointConfig, network: FlowVLANetw
     save_file(weights, folder / WEIGHTS, metadata={"format": FORMAT})
     (folder / CONFIG).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
     (folder / CARD).write_text(card, encoding="utf-8")
-
-
-def checkpoint_folder(name: str) -> Path:
-    """Return the folder that a name stands for: "zoo:NAME" is one that ships with the package, all else is a path."""
-    return ZOO / name.removeprefix("zoo:") if name.startswith("zoo:") else Path(name)
 
 
 def load_checkpoint(folder: Path) -> tuple[CheckpointConfig, FlowVLANetwork, str]:

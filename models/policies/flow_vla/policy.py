@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from models.folders import checkpoint_folder
 from models.policies.contract import ActionChunk, PolicySpec
-from models.policies.flow_vla.checkpoint import checkpoint_folder, load_checkpoint
+from models.policies.flow_vla.checkpoint import load_checkpoint
 from models.policies.flow_vla.flow import Guidance, integrate
 from models.policies.flow_vla.rtc import prefix_weights
 

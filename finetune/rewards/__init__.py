@@ -1,0 +1,1 @@
+"""What the reward models' recipes share: rollouts of mixed quality, and how well a model judges them."""

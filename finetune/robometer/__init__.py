@@ -1,0 +1,1 @@
+"""Training Robometer: the embedded model from simulated rollouts, and published weights on one's own data."""

@@ -1,0 +1,136 @@
+"""Robometer's network: Qwen3-VL without its language-model head, and three small heads on the tokens that ask.
+
+The parameter names are those of the published checkpoints (github.com/robometer/robometer), so that a folder in their
+layout loads with no missing and no unexpected key. Sizes come from the configuration: the embedded model differs from
+the 4B one in numbers only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Qwen3VLConfig, Qwen3VLModel
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from models.robometer.sequence import TokenBatch
+
+BINS = 10
+DROPOUT = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionFeatures:
+    """What the vision tower made of one frame.
+
+    Attributes:
+        layers: (1 + deepstack layers, tokens, text hidden size): the merged output first, then the features that are
+            added to the hidden states after the first text layers.
+        grid: (rows, columns) of language-model tokens.
+    """
+
+    layers: Tensor
+    grid: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the features, in bytes."""
+        return self.layers.nbytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readout:
+    """Raw outputs at the tokens that ask, all in the order of the batch.
+
+    Attributes:
+        progress: logits (n, bins) at every progress token; `success`: logits (n,) at the same tokens.
+        preference: logits (m,) at every preference token, that the first clip is better.
+        counts: progress tokens of each sequence.
+    """
+
+    progress: Tensor
+    success: Tensor
+    preference: Tensor
+    counts: tuple[int, ...]
+
+
+class RobometerNetwork(nn.Module):
+    """The backbone and its heads.
+
+    Args:
+        config: a Qwen3-VL configuration.
+        bins: progress bins over [0, 1].
+    """
+
+    def __init__(self, config: Qwen3VLConfig, *, bins: int = BINS) -> None:
+        super().__init__()
+        self.config = config
+        text: Any = config.text_config
+        hidden: int = text.hidden_size
+        self.model: Any = Qwen3VLModel(config)  # type: ignore[no-untyped-call]
+        self.progress_head = _head(hidden, bins)
+        self.preference_head = _head(hidden, 1)
+        self.success_head = _head(hidden, 1)
+        # Part of every published checkpoint, whether its configuration pools frames or reads tokens, as ours does.
+        self.frame_pool_attn = nn.Linear(hidden, 1, bias=False)
+
+    def see(self, patches: Tensor, grid: tuple[int, int], frames: int) -> list[VisionFeatures]:
+        """Run the vision tower on frames of one size.
+
+        Args:
+            patches: (frames x rows x columns, channels x temporal patch x patch x patch), see `images.patchify`.
+            grid: (rows, columns) of patches of one frame.
+            frames: how many there are.
+        """
+        sizes = torch.tensor([[1, *grid]] * frames, device=patches.device)
+        seen = self.model.visual(patches.to(self.model.visual.dtype), grid_thw=sizes)
+        merge = self.model.visual.spatial_merge_size
+        merged = (grid[0] // merge, grid[1] // merge)
+        layers = torch.stack([seen.pooler_output, *seen.deepstack_features])
+        return [VisionFeatures(layers=part, grid=merged) for part in torch.split(layers, merged[0] * merged[1], dim=1)]
+
+    def forward(self, batch: TokenBatch, frames: Sequence[VisionFeatures]) -> Readout:
+        """Read sequences.
+
+        Args:
+            batch: token ids and positions.
+            frames: the features of every image of the batch, in order.
+        """
+        layers = torch.cat([frame.layers for frame in frames], dim=1)
+        made: Any = BaseModelOutputWithDeepstackFeatures
+        images = made(pooler_output=(layers[0],), deepstack_features=[(layer,) for layer in layers[1:]])
+        hidden = self.model(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            mm_encoder_outputs={"image": images},
+            use_cache=False,
+        ).last_hidden_state
+        asked = hidden[batch.progress_at]
+        return Readout(
+            progress=self.progress_head(asked),
+            success=self.success_head(asked).squeeze(-1),
+            preference=self.preference_head(hidden[batch.preference_at]).squeeze(-1),
+            counts=batch.counts,
+        )
+
+
+def _head(hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(hidden, hidden // 2),
+        nn.LayerNorm(hidden // 2),
+        nn.GELU(),
+        nn.Dropout(DROPOUT),
+        nn.Linear(hidden // 2, outputs),
+    )
+
+
+def decode_progress(logits: Tensor) -> Tensor:
+    """Return the expected progress, float32 (...,), of bin logits (..., bins): sum of softmax_k x k / (bins - 1)."""
+    bins = torch.linspace(0.0, 1.0, logits.shape[-1], device=logits.device)
+    return logits.float().softmax(-1) @ bins
