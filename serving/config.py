@@ -102,6 +102,32 @@ class PolicyArgs(ServiceArgs):
     openpi: OpenpiKeys = OpenpiKeys()
 
 
+class RewardSettings(Strict):
+    """Caps of a reward service, and how much it keeps."""
+
+    clip_frames: int = Field(1024, ge=1, description="frames of one clip; a longer one is refused, never cut")
+    clips: int = Field(64, ge=1, description="clips, or pairs, of one request")
+    cameras: int = Field(8, ge=1, description="cameras of one clip or session")
+    clip_bytes: int = Field(
+        1 << 30, ge=1, description="prepared frames of all requests under way; beyond it requests are overload"
+    )
+    encode_frames: int = Field(64, ge=1, description="frames that go through the vision tower at once")
+    forward_tokens: int = Field(4096, ge=1, description="image tokens that ride in one forward")
+    request_queries: int = Field(64, ge=1, description="queries of one request that may wait for a forward at once")
+    cache_bytes: int = Field(1 << 29, ge=0, description="features of frames that were seen lately")
+    sessions: int = Field(256, ge=1, description="open streaming sessions of one replica")
+    session_frames: int = Field(4096, ge=1, description="frames of one session and camera")
+    session_bytes: int = Field(1 << 30, ge=1, description="prepared frames of all sessions")
+    session_idle_s: float = Field(600.0, gt=0, description="a session that gets no frame for so long is dropped")
+
+
+class RewardArgs(ServiceArgs):
+    """The `args` of a served reward model."""
+
+    reward: FactorySettings
+    rewards: RewardSettings = RewardSettings()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """One thing wrong with a configuration file."""

@@ -80,6 +80,30 @@ class ServiceMetrics:
         return generate_latest(self.registry)
 
 
+class RewardMetrics(ServiceMetrics):
+    """What a reward service counts beside: frames encoded and frames re-used; arguments as for `ServiceMetrics`."""
+
+    def __init__(self, *, model: str, replica: str) -> None:
+        super().__init__(family="reward", model=model, replica=replica)
+        names = tuple(self._labels)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"roboserve_{name}", text, names, registry=self.registry).labels(*self._own)
+
+        self._encoded = counter("frames_encoded", "frames that went through the vision tower")
+        self._reused = counter("frames_reused", "frames shown whose features were there already")
+        kept = Gauge("roboserve_feature_cache_bytes", "features kept", names, registry=self.registry)
+        self._kept = kept.labels(*self._own)
+        streams = Gauge("roboserve_streams", "open streaming sessions", names, registry=self.registry)
+        self.streams = streams.labels(*self._own)
+
+    def on_frames(self, *, encoded: int, reused: int, kept: int) -> None:
+        """Report the frames of one forward, and the bytes that the cache now keeps."""
+        self._encoded.inc(encoded)
+        self._reused.inc(reused)
+        self._kept.set(kept)
+
+
 class RayMetricsBridge:
     """Copies a registry's samples to Ray's per-node exporter, from a daemon thread.
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import typing
-from dataclasses import asdict, fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from clients.contract import Camera, PolicyContract, Vector
 from clients.errors import RoboserveError
 from models.policies.contract import ActionChunk, ActItem, Observation
+from serving.factory import make_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,43 +28,8 @@ def make_policy(args: PolicyArgs) -> Policy:
     Raises:
         ValueError: the class cannot be imported, or its configuration is wrong.
     """
-    factory, config = policy_factory(args)
-    policy: Policy = factory(config)
+    policy: Policy = make_model(args.policy, "policy")
     return policy
-
-
-def policy_factory(args: PolicyArgs) -> tuple[Any, Any]:
-    """Return the policy's class and its checked configuration; nothing is loaded yet.
-
-    Raises:
-        ValueError: the class cannot be imported, or its configuration is wrong.
-    """
-    module_name, _, class_name = args.policy.factory.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"policy.factory: {args.policy.factory!r} cannot be imported: {error}") from error
-    unknown = _unknown_entries(factory.Config, args.policy.config)
-    if unknown:
-        raise ValueError(f"policy.config of {args.policy.factory}: unknown entries {', '.join(unknown)}")
-    try:
-        config = TypeAdapter(factory.Config).validate_python(args.policy.config)
-    except ValidationError as error:
-        where = "; ".join(".".join(map(str, item["loc"])) + ": " + item["msg"] for item in error.errors())
-        raise ValueError(f"policy.config of {args.policy.factory}: {where}") from error
-    return factory, config
-
-
-def _unknown_entries(cls: Any, value: Any, prefix: str = "") -> list[str]:
-    """Return entries, at any depth, that a dataclass does not have; pydantic would let them pass unread."""
-    if not is_dataclass(cls) or not isinstance(value, dict):
-        return []
-    hints = typing.get_type_hints(cls)
-    names = {item.name for item in fields(cls)}
-    found = [f"{prefix}{name} (known are {', '.join(sorted(names))})" for name in value if name not in names]
-    for name in names & set(value):
-        found += _unknown_entries(hints[name], value[name], f"{prefix}{name}.")
-    return found
 
 
 def contract_of(spec: PolicySpec, args: PolicyArgs) -> PolicyContract:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from serving.auth import KeyRing
-from serving.config import ConfigError, PlatformConfig, PolicyArgs, ServiceArgs, load_config
+from serving.config import ConfigError, PlatformConfig, PolicyArgs, RewardArgs, ServiceArgs, load_config
 from serving.launch import HAPROXY_MAXCONN
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run_checks(config_path: Path, *, starting: bool = True) -> list[Check]:
     checks += [
         Check(name="configuration", finding=f"{len(config.args)} applications"),
         _keys(config),
-        _policies(config),
+        _models(config),
     ]
     if starting:
         checks += [_port(config), _descriptors(), _shared_memory()]
@@ -93,17 +93,21 @@ def _keys(config: PlatformConfig) -> Check:
     return Check(name="keys", finding="no keys: loopback only" if None in files else f"{len(files)} key files")
 
 
-def _policies(config: PlatformConfig) -> Check:
-    """Import each policy's class and check its configuration, which only the class knows; nothing is loaded."""
-    from serving.policy_model import policy_factory
+def _models(config: PlatformConfig) -> Check:
+    """Import each model's class and check its configuration, which only the class knows; nothing is loaded."""
+    from serving.factory import load_factory
 
-    served = {name: model for name, model in config.args.items() if isinstance(model, PolicyArgs)}
+    served = [
+        (model.reward, "reward") if isinstance(model, RewardArgs) else (model.policy, "policy")
+        for model in config.args.values()
+        if isinstance(model, (PolicyArgs, RewardArgs))
+    ]
     try:
-        for model in served.values():
-            policy_factory(model)
+        for settings, field in served:
+            load_factory(settings, field)
     except ValueError as error:
-        return Check(name="policies", finding=str(error), mend="mend the application's policy.factory or policy.config")
-    return Check(name="policies", finding=f"{len(served)} with a class and a configuration that fit")
+        return Check(name="models", finding=str(error), mend="mend the application's factory or its config")
+    return Check(name="models", finding=f"{len(served)} with a class and a configuration that fit")
 
 
 def _port(config: PlatformConfig) -> Check:

@@ -1,4 +1,4 @@
-"""The embedded model's recipe, put together: data, tokenizer, network, the two stages, and the checkpoint at the end."""
+"""The embedded model's recipe, put together: data, tokenizer, network, two stages, and the checkpoint at the end."""
 
 from __future__ import annotations
 

@@ -19,9 +19,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Kind = Literal["linspace", "floor", "last", "all"]
 Short = Literal["", "pad", "repeat"]
@@ -108,3 +111,31 @@ def windows(policy: FramePolicy, mode: str, length: int) -> list[tuple[int, ...]
     if mode == "prefix":
         return [policy.indices(end) for end in range(1, length + 1)]
     return [policy.indices(length)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Where a window's value stands: at `position` of the frames that query `query` shows."""
+
+    query: int
+    position: int
+
+
+def merged(wanted: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[Reading]]:
+    """Return the queries that answer all windows, and where the last value of each window is read.
+
+    A window that another one begins with needs no query of its own: values are causal, so the longer window gives the
+    shorter one's on its way. (The first K prefixes under `linspace-K` take one query, all of them under `all`.)
+    """
+    order = sorted(range(len(wanted)), key=lambda index: -len(wanted[index]))
+    queries: list[tuple[int, ...]] = []
+    begins: dict[tuple[int, ...], Reading] = {}
+    readings: dict[int, Reading] = {}
+    for index in order:
+        window = wanted[index]
+        if window not in begins:
+            queries.append(window)
+            for end in range(1, len(window) + 1):
+                begins.setdefault(window[:end], Reading(query=len(queries) - 1, position=end - 1))
+        readings[index] = begins[window]
+    return queries, [readings[index] for index in range(len(wanted))]

@@ -31,7 +31,7 @@ def found(path, **arguments):
 
 def test_a_good_start_passes_everything(write):
     checks = found(write(application(*ZERO, route="/")))
-    needed = {"versions", "haproxy", "configuration", "keys", "policies", "port", "file descriptors", "shared memory"}
+    needed = {"versions", "haproxy", "configuration", "keys", "models", "port", "file descriptors", "shared memory"}
     assert set(checks) == needed
     failed = {name: check for name, check in checks.items() if not check.passed}
     assert not set(failed) - {"file descriptors", "shared memory"}, failed  # those are this machine's
@@ -77,7 +77,7 @@ def test_a_configuration_that_is_not_there(tmp_path):
     ],
 )
 def test_a_policy_that_could_not_be_made_is_told_before_the_start(write, policy, config, words):
-    check = found(write(application("mine", policy, config=config)), starting=False)["policies"]
+    check = found(write(application("mine", policy, config=config)), starting=False)["models"]
     assert words in check.finding
     assert "policy.config" in check.mend
 

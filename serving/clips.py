@@ -1,0 +1,156 @@
+"""Clips on the wire, frame by frame: arrays, JPEG and PNG lists, mp4, and .npy without pickle.
+
+Sizes and counts are checked before anything is decoded, and each frame is handed on before the next one is made, so
+that a clip never stands in memory at its own size.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clients.errors import RoboserveError
+from clients.images import decode_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+_NPY_HEADER = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipLimits:
+    """Caps on one clip: frames, and pixels of one frame."""
+
+    frames: int
+    pixels: int
+
+
+def clip_frames(value: Any, *, field: str, limits: ClipLimits) -> Iterator[NDArray[np.uint8]]:
+    """Give the frames of a clip, each RGB uint8 (h, w, 3), in order.
+
+    Args:
+        value: what stood in the message: an array (T, h, w, 3), a list of frames, {"video": mp4, "fps": rate or None}
+            or {"npy": bytes}.
+        field: what the client calls it.
+
+    Raises:
+        RoboserveError: `invalid_image` or `too_large`, naming the field, the value and the limit; while iterating too.
+    """
+    if isinstance(value, np.ndarray):
+        return _array(value, field, limits)
+    if isinstance(value, list):
+        return _list(value, field, limits)
+    if isinstance(value, dict) and set(value) <= {"video", "fps"} and isinstance(value.get("video"), bytes):
+        return _video(value, field, limits)
+    if isinstance(value, dict) and set(value) == {"npy"} and isinstance(value["npy"], bytes):
+        return _array(read_npy(value["npy"], field=f"{field}.npy"), field, limits)
+    raise RoboserveError(
+        "invalid_image",
+        f"{field}: must be a uint8 array (T, h, w, 3), a list of frames, or a map with 'video' or 'npy'",
+    )
+
+
+def read_npy(data: bytes, *, field: str) -> NDArray[Any]:
+    """Read an array of plain numbers from the bytes of a .npy file; nothing is unpickled.
+
+    Raises:
+        RoboserveError: `invalid_image` for other bytes, object arrays, or a size that is not what the header says.
+    """
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, dtype = read(stream, max_header_size=_NPY_HEADER)  # type: ignore[no-untyped-call,call-arg]
+    except (ValueError, KeyError, SyntaxError, TypeError, EOFError, MemoryError, RecursionError) as error:
+        raise RoboserveError("invalid_image", f"{field}: is no .npy file of version 1 or 2") from error
+    if dtype.kind not in "biuf" or dtype.hasobject:
+        raise RoboserveError("invalid_image", f"{field}: dtype {dtype}, needs numbers")
+    size = math.prod(shape) * dtype.itemsize
+    rest = len(data) - stream.tell()
+    if size != rest or fortran:
+        raise RoboserveError("invalid_image", f"{field}: {rest} bytes follow the header, which says {size} in C order")
+    return np.frombuffer(data, dtype=dtype, offset=stream.tell()).reshape(shape)
+
+
+def _count(count: int, field: str, limits: ClipLimits) -> None:
+    if count < 1:
+        raise RoboserveError("invalid_image", f"{field}: has no frames, needs at least one")
+    if count > limits.frames:
+        raise RoboserveError("too_large", f"{field}: {count} frames, limit {limits.frames}")
+
+
+def _array(value: NDArray[Any], field: str, limits: ClipLimits) -> Iterator[NDArray[np.uint8]]:
+    if value.dtype != np.uint8:
+        raise RoboserveError("invalid_image", f"{field}: dtype {value.dtype}, needs uint8 (0 to 255)")
+    if value.ndim != 4 or value.shape[3] != 3:
+        raise RoboserveError("invalid_image", f"{field}: shape {tuple(value.shape)}, needs (frames, height, width, 3)")
+    _count(len(value), field, limits)
+    return (_frame(frame, f"{field}[{index}]", limits) for index, frame in enumerate(value))
+
+
+def _list(value: list[Any], field: str, limits: ClipLimits) -> Iterator[NDArray[np.uint8]]:
+    _count(len(value), field, limits)
+    return (_frame(frame, f"{field}[{index}]", limits) for index, frame in enumerate(value))
+
+
+def _frame(value: Any, field: str, limits: ClipLimits) -> NDArray[np.uint8]:
+    frame: NDArray[np.uint8] = decode_image(value, field=field, max_pixels=limits.pixels)
+    return frame
+
+
+def _video(value: Mapping[str, Any], field: str, limits: ClipLimits) -> Iterator[NDArray[np.uint8]]:
+    fps = value.get("fps")
+    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= 1000):
+        raise RoboserveError("invalid_request", f"{field}.fps: {fps!r:.40}, must be over 0 and at most 1000, or null")
+    return _decoded(value["video"], None if fps is None else float(fps), f"{field}.video", limits)
+
+
+def _decoded(data: bytes, fps: float | None, field: str, limits: ClipLimits) -> Iterator[NDArray[np.uint8]]:
+    """Decode a video, picking the first frame at or after each sampling time.
+
+    The container must be mp4: another format could make the decoder read other files or addresses.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise RoboserveError("unavailable", f"{field}: this server has no video decoder (extra `record`)") from error
+    given = 0
+    try:
+        with av.open(io.BytesIO(data), "r", format="mp4") as container:
+            stream = next(iter(container.streams.video), None)
+            if stream is None:
+                raise RoboserveError("invalid_image", f"{field}: has no video stream")
+            if stream.width * stream.height > limits.pixels:
+                raise RoboserveError(
+                    "too_large", f"{field}: {stream.width} x {stream.height} pixels, limit {limits.pixels} in all"
+                )
+            if fps is None and stream.frames > limits.frames:
+                raise RoboserveError("too_large", f"{field}: {stream.frames} frames, limit {limits.frames}")
+            stream.thread_count = 1
+            decoded = 0
+            pictures: Iterator[Any] = container.decode(stream)
+            for frame in pictures:
+                decoded += 1
+                if decoded > 100 * limits.frames:
+                    raise RoboserveError("too_large", f"{field}: over {decoded - 1} frames before sampling")
+                if fps is not None and frame.time is not None and frame.time + 1e-6 < given / fps:
+                    continue
+                given += 1
+                if given > limits.frames:
+                    raise RoboserveError("too_large", f"{field}: more than {limits.frames} frames, which is the limit")
+                if frame.width * frame.height > limits.pixels:
+                    raise RoboserveError(
+                        "too_large", f"{field}: {frame.width} x {frame.height} pixels, limit {limits.pixels} in all"
+                    )
+                yield frame.to_ndarray(format="rgb24")
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise RoboserveError("invalid_image", f"{field}: is no mp4 video that can be decoded") from error
+    if not given:
+        raise RoboserveError("invalid_image", f"{field}: has no frames, needs at least one")
