@@ -125,8 +125,8 @@ def _decoded(data: bytes, fps: float | None, field: str, limits: ClipLimits) -> 
     try:
         with av.open(io.BytesIO(data), "r", format="mp4") as container:
             stream = next(iter(container.streams.video), None)
-            if stream is None:
-                raise RoboserveError("invalid_image", f"{field}: has no video stream")
+            if stream is None or getattr(stream, "codec_context", None) is None:
+                raise RoboserveError("invalid_image", f"{field}: has no video stream that can be decoded")
             if stream.width * stream.height > limits.pixels:
                 raise RoboserveError(
                     "too_large", f"{field}: {stream.width} x {stream.height} pixels, limit {limits.pixels} in all"

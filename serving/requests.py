@@ -10,6 +10,7 @@ import numpy as np
 from clients.errors import RoboserveError
 from clients.images import decode_image
 from models.policies.contract import ActOptions, Observation
+from serving.fields import flag, integer, kind_of, number, refuse_unknown, short_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from models.policies.contract import PolicySpec
 
-_ID_CHARS = 128
 _MAX_STEPS = 100
 _MAX_DEADLINE_MS = 3_600_000.0
 _MESSAGE_ENTRIES = frozenset(
@@ -43,26 +43,6 @@ class ActRequest:
     return_model_actions: bool
 
 
-def request_id_of(message: Any) -> str | None:
-    """Return the request's id if it has a usable one, for the error that answers it."""
-    value = message.get("request_id") if isinstance(message, dict) else None
-    return value if isinstance(value, str) and len(value) <= _ID_CHARS else None
-
-
-def short_text(message: Mapping[str, Any], field: str) -> str | None:
-    """Return an optional id-like text; an empty one counts as none.
-
-    Raises:
-        RoboserveError: `invalid_request`.
-    """
-    value = message.get(field)
-    if value is None:
-        return None
-    if not isinstance(value, str) or len(value) > _ID_CHARS:
-        raise RoboserveError("invalid_request", f"{field}: must be text of at most {_ID_CHARS} characters")
-    return value or None
-
-
 def parse_act(message: Mapping[str, Any], spec: PolicySpec, *, session: str, max_pixels: int) -> ActRequest:
     """Check an act request against the policy's spec.
 
@@ -74,7 +54,7 @@ def parse_act(message: Mapping[str, Any], spec: PolicySpec, *, session: str, max
     Raises:
         RoboserveError: naming the field, the value and the limit.
     """
-    _refuse_unknown(message, _MESSAGE_ENTRIES, "message")
+    refuse_unknown(message, _MESSAGE_ENTRIES, "message")
     observation = message.get("observation")
     if not isinstance(observation, dict):
         raise RoboserveError("invalid_request", "observation: must be a map with images, state and instruction")
@@ -87,11 +67,11 @@ def parse_act(message: Mapping[str, Any], spec: PolicySpec, *, session: str, max
         request_id=short_text(message, "request_id"),
         session=short_text(message, "session") or session,
         adapter=short_text(message, "adapter"),
-        deadline_ms=_number(message, "deadline_ms", 0.0, _MAX_DEADLINE_MS),
+        deadline_ms=number(message, "deadline_ms", 0.0, _MAX_DEADLINE_MS),
         observation=parse_observation(observation, spec, max_pixels=max_pixels),
         options=_options(options, spec),
-        executed=_integer(options, "executed", 0, spec.chunk_length),
-        return_model_actions=_flag(options, "return_model_actions"),
+        executed=integer(options, "executed", 0, spec.chunk_length),
+        return_model_actions=flag(options, "return_model_actions"),
     )
 
 
@@ -101,7 +81,7 @@ def parse_observation(observation: Mapping[str, Any], spec: PolicySpec, *, max_p
     Raises:
         RoboserveError: `invalid_request`, `invalid_image`, `invalid_state` or `too_large`.
     """
-    _refuse_unknown(observation, _OBSERVATION_ENTRIES, "observation")
+    refuse_unknown(observation, _OBSERVATION_ENTRIES, "observation")
     return Observation(
         images=_images(observation.get("images"), spec, max_pixels),
         state=check_state(observation.get("state"), spec),
@@ -146,7 +126,7 @@ def check_state(state: Any, spec: PolicySpec, *, field: str = "observation.state
         RoboserveError: `invalid_state`.
     """
     if not isinstance(state, np.ndarray) or state.dtype.kind not in "fiu":
-        raise RoboserveError("invalid_state", f"{field}: must be a numeric array, is {_kind(state)}")
+        raise RoboserveError("invalid_state", f"{field}: must be a numeric array, is {kind_of(state)}")
     if state.shape != (spec.state.size,):
         raise RoboserveError("invalid_state", f"{field}: shape {state.shape}, the policy needs ({spec.state.size},)")
     values = _as_float32(state)
@@ -164,10 +144,6 @@ def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
         return values.astype(np.float32)
 
 
-def _kind(value: Any) -> str:
-    return str(value.dtype) if isinstance(value, np.ndarray) else type(value).__name__
-
-
 def check_instruction(instruction: Any, spec: PolicySpec, *, field: str = "observation.instruction") -> str:
     """Return the instruction. `field` is what the client calls it.
 
@@ -175,7 +151,7 @@ def check_instruction(instruction: Any, spec: PolicySpec, *, field: str = "obser
         RoboserveError: `invalid_request` or `too_large`.
     """
     if not isinstance(instruction, str):
-        raise RoboserveError("invalid_request", f"{field}: must be text, is {_kind(instruction)}")
+        raise RoboserveError("invalid_request", f"{field}: must be text, is {kind_of(instruction)}")
     if len(instruction) > spec.instruction_chars:
         raise RoboserveError("too_large", f"{field}: {len(instruction)} characters, limit {spec.instruction_chars}")
     return instruction
@@ -184,7 +160,7 @@ def check_instruction(instruction: Any, spec: PolicySpec, *, field: str = "obser
 def _options(options: Mapping[str, Any], spec: PolicySpec) -> ActOptions:
     if not options:
         return ActOptions()
-    _refuse_unknown(options, _OPTION_ENTRIES, "options")
+    refuse_unknown(options, _OPTION_ENTRIES, "options")
     supported = {
         "seed": spec.supports_seed,
         "integration_steps": spec.integration_steps > 0,
@@ -194,11 +170,11 @@ def _options(options: Mapping[str, Any], spec: PolicySpec) -> ActOptions:
         if not honoured and options.get(name) is not None:
             raise RoboserveError("invalid_request", f"options.{name}: policy {spec.id!r} does not support it")
     return ActOptions(
-        seed=_integer(options, "seed", 0, 2**63 - 1),
-        integration_steps=_integer(options, "integration_steps", 1, _MAX_STEPS),
-        inference_delay=_integer(options, "inference_delay", 0, spec.chunk_length - 1) or 0,
+        seed=integer(options, "seed", 0, 2**63 - 1),
+        integration_steps=integer(options, "integration_steps", 1, _MAX_STEPS),
+        inference_delay=integer(options, "inference_delay", 0, spec.chunk_length - 1) or 0,
         leftover=_leftover(options.get("leftover"), spec),
-        execution_horizon=_integer(options, "execution_horizon", 1, spec.chunk_length),
+        execution_horizon=integer(options, "execution_horizon", 1, spec.chunk_length),
     )
 
 
@@ -213,51 +189,3 @@ def _leftover(leftover: Any, spec: PolicySpec) -> NDArray[np.float32] | None:
     if not np.isfinite(rows).all():
         raise RoboserveError("invalid_request", "options.leftover: has values that are not finite float32")
     return rows
-
-
-def _refuse_unknown(source: Mapping[str, Any], known: frozenset[str], where: str) -> None:
-    """Refuse entries that would be ignored: a misspelt deadline is no deadline.
-
-    Raises:
-        RoboserveError: `invalid_request`.
-    """
-    if known.issuperset(source):
-        return
-    unknown = ", ".join(sorted(set(source) - known))[:200]
-    raise RoboserveError("invalid_request", f"{where}: unknown entries {unknown}; known are {', '.join(sorted(known))}")
-
-
-def _flag(source: Mapping[str, Any], field: str) -> bool:
-    value = source.get(field)
-    if value is None:
-        return False
-    if not isinstance(value, (bool, np.bool_)):
-        raise RoboserveError("invalid_request", f"options.{field}: {value!r:.40}, must be true or false")
-    return bool(value)
-
-
-def _integer(source: Mapping[str, Any], field: str, low: int, high: int) -> int | None:
-    value = source.get(field)
-    if value is None:
-        return None
-    if isinstance(value, np.integer):
-        value = int(value)
-    if type(value) is not int or not low <= value <= high:
-        raise RoboserveError(
-            "invalid_request", f"options.{field}: {value!r:.40}, must be an integer from {low} to {high}"
-        )
-    return value
-
-
-def _number(source: Mapping[str, Any], field: str, low: float, high: float) -> float | None:
-    value = source.get(field)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise RoboserveError("invalid_request", f"{field}: must be a number")
-    number = float(value)
-    if number <= low:
-        raise RoboserveError("deadline_exceeded", f"{field}: {number:g}, already passed when it arrived")
-    if not number <= high:
-        raise RoboserveError("invalid_request", f"{field}: {number:g}, limit {high:g}")
-    return number

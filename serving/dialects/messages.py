@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from clients.errors import RoboserveError
 from clients.wire import encode, with_entry
+from serving.fields import request_id_of, short_text
 from serving.ingress import log_error
-from serving.requests import request_id_of, short_text
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
     from serving.auth import Principal
     from serving.policy_server import ActOutcome, PolicyServer
     from serving.requests import ActRequest
@@ -23,6 +25,45 @@ class Answer:
 
     body: bytes
     error: RoboserveError | None = None
+
+
+class Messages(Protocol):
+    """Answers the native messages of a family."""
+
+    async def answer(self, message: dict[str, Any], principal: Principal, *, session: str, received: float) -> Answer:
+        """Answer one decoded message, errors included."""
+        ...
+
+
+async def answered(work: Awaitable[bytes], message: dict[str, Any], *, service: str) -> Answer:
+    """Wait for an encoded reply; what is raised becomes a typed error that names the request, and a line in the log."""
+    try:
+        body = await work
+    except RoboserveError as raised:
+        error = raised.with_request_id(request_id_of(message))
+        error.__cause__ = raised.__cause__
+    except Exception as raised:  # noqa: BLE001  a fault of ours: the peer gets a typed error, the log gets the cause
+        error = RoboserveError("internal", "the server failed on this request", request_id=request_id_of(message))
+        error.__cause__ = raised
+    else:
+        return Answer(body=body)
+    log_error(error, service=service, transport="native")
+    return Answer(body=encode(error.to_map()), error=error)
+
+
+def kind_of_message(message: dict[str, Any], known: Sequence[str], *, service: str) -> str:
+    """Return the type of a message, the first of `known` where it names none, and check the model that it names.
+
+    Raises:
+        RoboserveError: `invalid_request` for another type, `not_found` for another model.
+    """
+    kind = message.get("type", known[0])
+    if not isinstance(kind, str) or kind not in known:
+        raise RoboserveError("invalid_request", f"type: {kind!r:.40}; known are {', '.join(known)}")
+    wanted = short_text(message, "model")
+    if wanted is not None and wanted != service:
+        raise RoboserveError("not_found", f"model: {wanted!r} is not served here; this is {service!r}")
+    return kind
 
 
 class NativeMessages:
@@ -47,26 +88,11 @@ class NativeMessages:
             session: the session of a message that names none; "" for a message on its own.
             received: `time.perf_counter` at receipt.
         """
-        try:
-            body = await self._answer(message, principal, session=session, received=received)
-        except RoboserveError as raised:
-            error = raised.with_request_id(request_id_of(message))
-            error.__cause__ = raised.__cause__
-        except Exception as raised:  # noqa: BLE001  a fault of ours: the peer gets a typed error, the log gets the cause
-            error = RoboserveError("internal", "the server failed on this request", request_id=request_id_of(message))
-            error.__cause__ = raised
-        else:
-            return Answer(body=body)
-        log_error(error, service=self._server.name, transport="native")
-        return Answer(body=encode(error.to_map()), error=error)
+        work = self._answer(message, principal, session=session, received=received)
+        return await answered(work, message, service=self._server.name)
 
     async def _answer(self, message: dict[str, Any], principal: Principal, *, session: str, received: float) -> bytes:
-        kind = message.get("type", "act")
-        if not isinstance(kind, str) or kind not in ("act", "reset", "ping"):
-            raise RoboserveError("invalid_request", f"type: {kind!r:.40}; known are act, reset, ping")
-        wanted = short_text(message, "model")
-        if wanted is not None and wanted != self._server.name:
-            raise RoboserveError("not_found", f"model: {wanted!r} is not served here; this is {self._server.name!r}")
+        kind = kind_of_message(message, ("act", "reset", "ping"), service=self._server.name)
         if kind == "act":
             with self._server.counted(received):
                 request = await self._server.parse(message, session=session)

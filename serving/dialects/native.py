@@ -4,31 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from clients.errors import RoboserveError
 from clients.wire import encode
-from serving.dialects.messages import NativeMessages
+from serving.fields import request_id_of
 from serving.ingress import log_error
-from serving.requests import request_id_of
 from serving.websocket import PeerGoneError
 
 if TYPE_CHECKING:
-    from serving.policy_server import PolicyServer
+    from collections.abc import Mapping
+
+    from serving.auth import Principal
+    from serving.dialects.messages import Messages
     from serving.websocket import WebsocketSession
 
 
+class Speaker(Protocol):
+    """What the dialect needs of a served model."""
+
+    @property
+    def name(self) -> str:
+        """Name of the served model."""
+        ...
+
+    def decode(self, data: bytes) -> dict[str, Any]:
+        """Decode a native message to a map."""
+        ...
+
+    async def end_session(self, session: str, principal: Principal) -> None:
+        """Forget a session whose connection ended."""
+        ...
+
+
 class NativeDialect:
-    """Speaks the native protocol for a policy.
+    """Speaks the native protocol for a served model of any family.
 
     A bad field costs its request an error and nothing else. Bytes that are no message of the protocol end the session
     after a typed error, since nothing that follows them can be trusted to line up.
+
+    Args:
+        contract: wire form of what the server says of itself on connect; `messages`: what it answers.
     """
 
-    def __init__(self, server: PolicyServer) -> None:
+    def __init__(self, server: Speaker, contract: Mapping[str, Any], messages: Messages) -> None:
         self._server = server
-        self._messages = NativeMessages(server)
-        self._contract = encode(server.contract.to_map())
+        self._messages = messages
+        self._contract = encode(contract)
 
     async def serve(self, session: WebsocketSession) -> None:
         """Speak until the peer leaves."""

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from clients.errors import RoboserveError
 from clients.wire import decode, encode
 from models.policies.scripted import Interface
-from serving.requests import parse_act, request_id_of, short_text
+from serving.fields import request_id_of, short_text
+from serving.requests import parse_act
 from tests.serving.asgi import Session, server
 from tests.serving.speaking import act, flat, image, observation
 

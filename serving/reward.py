@@ -1,0 +1,78 @@
+"""A served reward model: one Ray Serve application whose only deployment is ingress, batcher and model at once."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+from typing import TYPE_CHECKING, cast
+
+from ray import serve
+
+from serving.config import RewardArgs
+from serving.exposure import proxy_host, refuse_an_open_door
+from serving.metrics import RayMetricsBridge
+from serving.reward_server import RewardServer
+
+if TYPE_CHECKING:
+    from serving.ingress import Ingress
+
+logger = logging.getLogger("ray.serve")
+
+
+# The reasons of these values: as for policies (`serving.policy`), but for two.
+# - graceful shutdown: a labelling job's request may be hundreds of forwards; it is let end.
+# - health checks: a job waits and sends again, where a robot must hold, so a slower check does.
+@serve.deployment(
+    name="RewardService",
+    max_ongoing_requests=1024,
+    max_queued_requests=64,
+    health_check_period_s=5,
+    health_check_timeout_s=20,
+    graceful_shutdown_wait_loop_s=1,
+    graceful_shutdown_timeout_s=60,
+)
+@serve.ingress()
+class RewardService:
+    """The deployment: a `RewardServer` inside a Ray Serve replica."""
+
+    def __init__(self, args: RewardArgs) -> None:
+        host = proxy_host()
+        refuse_an_open_door(args, host)
+        logger.info("starting", extra={"model": args.name, "proxy_host": host, "keys_file": args.auth.keys_file})
+        # The forward shares the interpreter with the event loop: a shorter switch keeps the other sessions answered.
+        sys.setswitchinterval(0.0005)
+        context = serve.get_replica_context()
+        self._server = RewardServer(args, replica=context.replica_id.unique_id, replicas=_replicas(context))
+        self._bridge = RayMetricsBridge(self._server.metrics.registry)
+        self._bridge.start()
+        # A full collection would walk through everything that torch and Ray have loaded, with the event loop waiting.
+        gc.collect()
+        gc.freeze()
+
+    def __serve_build_asgi_app__(self) -> Ingress:
+        return self._server.app
+
+    def check_health(self) -> None:
+        """Ray Serve's health check; a failing replica is replaced."""
+        self._server.check_health()
+
+    async def __del__(self) -> None:
+        self._bridge.stop()
+        await self._server.close()
+
+
+def _replicas(context: serve.context.ReplicaContext) -> int:
+    """Return how many replicas there may be at most."""
+    config = context._deployment_config  # noqa: SLF001  Ray tells a replica its own number of siblings nowhere else
+    scaling = config.autoscaling_config
+    return int(scaling.max_replicas if scaling is not None else config.num_replicas or 1)
+
+
+def build(args: RewardArgs) -> serve.Application:
+    """Build the application: the `import_path` of a configuration file.
+
+    Ray Serve hands over a plain map, for it reads annotations that are evaluated and ours are not.
+    """
+    deployment = cast("serve.Deployment", RewardService)  # what the decorators make of the class
+    return deployment.bind(RewardArgs.model_validate(args))
