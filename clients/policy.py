@@ -5,36 +5,20 @@ Every wait has a limit: connecting, sending to a stalled peer, and each answer.
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Set, Type
-
-from websockets.exceptions import WebSocketException
-from websockets.sync.client import ClientConnection, connect
+from typing import TYPE_CHECKING, Any, Mapping, Optional
 
 from clients import wire
+from clients.channel import Channel
+from clients.connection import parse_address
+from clients.contract import PolicyContract
 from clients.errors import RoboserveError
-from clients.policy_connection import connect_arguments, open_socket, parse_address, refusal
-from clients.policy_messages import (
-    ActOptions,
-    ActReply,
-    ModelId,
-    act_message,
-    binary_frame,
-    fit_images,
-    message_map,
-    read_contract,
-    read_reply,
-)
+from clients.policy_messages import ActOptions, ActReply, ModelId, act_message, fit_images, read_contract, read_reply
 
 if TYPE_CHECKING:
     import ssl as ssl_module
-    from types import TracebackType
 
-    from typing_extensions import Self
-
-    from clients.contract import PolicyContract
     from clients.images import Array, WireImage
     from clients.policy_async import AsyncPolicyClient
 
@@ -50,7 +34,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class PolicyClient:
+class PolicyClient(Channel[PolicyContract]):
     """One websocket to one served policy; any number of threads may call it at once, their requests share the wire.
 
     Args:
@@ -77,55 +61,15 @@ class PolicyClient:
         limits: wire.WireLimits = wire.DEFAULT_LIMITS,
         ssl: Optional[ssl_module.SSLContext] = None,
     ) -> None:
-        self._address = parse_address(server, policy)
-        self._timeout_s = timeout_s
-        self._limits = limits
-        self._condition = threading.Condition()
-        self._waiting: Set[str] = set()
-        self._replies: Dict[str, Mapping[str, Any]] = {}
-        self._reading = False
-        self._failure: Optional[RoboserveError] = None
-        self._draining = False
-        self._connection = self._open(api_key, ssl, connect_timeout_s)
-
-    def _open(self, api_key: Optional[str], ssl: Optional[ssl_module.SSLContext], timeout_s: float) -> ClientConnection:
-        arguments = connect_arguments(
-            connect,
-            self._address,
+        super().__init__(
+            parse_address(server, policy),
+            read_contract,
             api_key=api_key,
+            connect_timeout_s=connect_timeout_s,
+            timeout_s=timeout_s,
+            limits=limits,
             ssl=ssl,
-            connect_timeout_s=timeout_s,
-            max_bytes=self._limits.message_bytes,
         )
-        give_up = time.monotonic() + timeout_s
-        sock = open_socket(self._address, connect_timeout_s=timeout_s, send_timeout_s=self._timeout_s)
-        try:
-            connection: ClientConnection = connect(self._address.uri, sock=sock, **arguments)
-        except (OSError, EOFError, ValueError, WebSocketException) as error:
-            sock.close()
-            raise refusal(error, self._address.uri) from error
-        try:
-            first = connection.recv(timeout=max(0.0, give_up - time.monotonic()))
-            self._contract = read_contract(wire.decode(binary_frame(first), self._limits))
-        except (OSError, WebSocketException, RoboserveError) as error:
-            connection.close()
-            raise refusal(error, self._address.uri) from error
-        return connection
-
-    @property
-    def contract(self) -> PolicyContract:
-        """What the server said of itself on connect."""
-        return self._contract
-
-    @property
-    def uri(self) -> str:
-        """The address in use."""
-        return self._address.uri
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server has said that it is going away; finish, and connect anew."""
-        return self._draining
 
     def act(
         self,
@@ -165,7 +109,7 @@ class PolicyClient:
             options=options,
         )
         start = time.monotonic()
-        reply = self._exchange(message, timeout_s)
+        reply = self.exchange(message, timeout_s)
         round_trip_ms = (time.monotonic() - start) * 1e3
         try:
             return read_reply(reply, self._contract, round_trip_ms=round_trip_ms)
@@ -178,127 +122,4 @@ class PolicyClient:
         Raises:
             RoboserveError: as `act`.
         """
-        self._exchange({"type": "reset", "request_id": uuid.uuid4().hex, "session": session}, timeout_s)
-
-    def ping(self, *, timeout_s: Optional[float] = None) -> float:
-        """Return the round trip in ms of a message that costs the server nothing.
-
-        Raises:
-            RoboserveError: as `act`.
-        """
-        start = time.monotonic()
-        self._exchange({"type": "ping", "request_id": uuid.uuid4().hex}, timeout_s)
-        return (time.monotonic() - start) * 1e3
-
-    def poll(self) -> None:
-        """Read notices that came unasked (such as draining) without waiting.
-
-        Raises:
-            RoboserveError: `unavailable` when the connection is gone.
-        """
-        with self._condition:
-            self._raise_failure()
-            if self._reading:
-                return
-            self._reading = True
-        self._read(0.0)
-        with self._condition:
-            self._raise_failure()
-
-    def close(self) -> None:
-        """Close the connection; calls that wait end with `unavailable`."""
-        self._fail(RoboserveError("unavailable", f"server {self._address.uri}: this client was closed"))
-        self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> None:
-        self.close()
-
-    def _exchange(self, message: Dict[str, Any], timeout_s: Optional[float]) -> Mapping[str, Any]:
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
-        give_up = time.monotonic() + limit_s
-        request_id = str(message["request_id"])
-        payload = wire.encode(message)
-        with self._condition:
-            self._raise_failure()
-            self._waiting.add(request_id)
-        try:
-            self._send(payload)
-            reply = self._await(request_id, give_up, limit_s)
-        finally:
-            with self._condition:
-                self._waiting.discard(request_id)
-                self._replies.pop(request_id, None)
-        if reply.get("type") == "error":
-            raise RoboserveError.from_map(reply).with_request_id(request_id)
-        return reply
-
-    def _send(self, payload: bytes) -> None:
-        try:
-            self._connection.send(payload)
-        except (OSError, WebSocketException) as error:
-            failure = refusal(error, self._address.uri)
-            self._fail(failure)
-            raise failure from error
-
-    def _await(self, request_id: str, give_up: float, limit_s: float) -> Mapping[str, Any]:
-        # Whoever waits first reads for all; a thread of its own would add a hand-over to every answer.
-        while True:
-            with self._condition:
-                while request_id not in self._replies:
-                    self._raise_failure()
-                    left = give_up - time.monotonic()
-                    if left <= 0:
-                        raise RoboserveError(
-                            "deadline_exceeded", f"no answer within {limit_s * 1e3:.0f} ms", request_id=request_id
-                        )
-                    if not self._reading:
-                        self._reading = True
-                        break
-                    self._condition.wait(left)
-                else:
-                    return self._replies.pop(request_id)
-            self._read(max(0.0, give_up - time.monotonic()))
-
-    def _read(self, timeout_s: float) -> None:
-        failure: Optional[RoboserveError] = None
-        message: Optional[Mapping[str, Any]] = None
-        try:
-            message = message_map(wire.decode(binary_frame(self._connection.recv(timeout=timeout_s)), self._limits))
-        except TimeoutError:
-            pass
-        except (OSError, WebSocketException, RoboserveError) as error:
-            failure = refusal(error, self._address.uri)
-        finally:
-            # Also where the caller was interrupted: another thread may be waiting to read in its place.
-            with self._condition:
-                self._reading = False
-                if message is not None:
-                    failure = self._dispatch(message)
-                if failure is not None and self._failure is None:
-                    self._failure = failure
-                self._condition.notify_all()
-
-    def _dispatch(self, message: Mapping[str, Any]) -> Optional[RoboserveError]:
-        request_id = message.get("request_id")
-        if message.get("type") == "draining":
-            self._draining = True
-        elif request_id is None and message.get("type") == "error":
-            return RoboserveError.from_map(message)
-        elif request_id in self._waiting:
-            self._replies[str(request_id)] = message
-        return None
-
-    def _fail(self, failure: RoboserveError) -> None:
-        with self._condition:
-            if self._failure is None:
-                self._failure = failure
-            self._condition.notify_all()
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise RoboserveError(self._failure.code, self._failure.message)
+        self.exchange({"type": "reset", "request_id": uuid.uuid4().hex, "session": session}, timeout_s)

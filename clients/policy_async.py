@@ -2,62 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Type
-
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+from typing import TYPE_CHECKING, Mapping, Optional
 
 from clients import wire
+from clients.channel_async import AsyncChannel, open_connection
+from clients.connection import parse_address
+from clients.contract import PolicyContract
 from clients.errors import RoboserveError
-from clients.policy_connection import connect_arguments, open_socket, parse_address, refusal
-from clients.policy_messages import (
-    ActOptions,
-    ActReply,
-    act_message,
-    binary_frame,
-    message_map,
-    read_contract,
-    read_reply,
-)
+from clients.policy_messages import ActOptions, ActReply, act_message, read_contract, read_reply
 
 if TYPE_CHECKING:
     import ssl as ssl_module
-    from types import TracebackType
 
-    from typing_extensions import Self
-
-    from clients.contract import PolicyContract
     from clients.images import Array, WireImage
 
 
-class AsyncPolicyClient:
+class AsyncPolicyClient(AsyncChannel[PolicyContract]):
     """One websocket to one served policy, for one event loop; open it with `await AsyncPolicyClient.open(...)`.
 
     Its methods and errors are those of `clients.policy.PolicyClient`.
     """
-
-    def __init__(
-        self,
-        connection: ClientConnection,
-        contract: PolicyContract,
-        *,
-        uri: str,
-        timeout_s: float,
-        limits: wire.WireLimits,
-    ) -> None:
-        self._connection = connection
-        self._contract = contract
-        self._uri = uri
-        self._timeout_s = timeout_s
-        self._limits = limits
-        self._waiting: Dict[str, asyncio.Future[Mapping[str, Any]]] = {}
-        self._failure: Optional[RoboserveError] = None
-        self._draining = False
-        self._reader = asyncio.ensure_future(self._read())
 
     @classmethod
     async def open(
@@ -77,44 +43,16 @@ class AsyncPolicyClient:
             RoboserveError: as `clients.policy.PolicyClient`.
         """
         address = parse_address(server, policy)
-        arguments = connect_arguments(
-            connect,
+        connection, contract = await open_connection(
             address,
+            read_contract,
             api_key=api_key,
-            ssl=ssl,
             connect_timeout_s=connect_timeout_s,
-            max_bytes=limits.message_bytes,
+            timeout_s=timeout_s,
+            limits=limits,
+            ssl=ssl,
         )
-        give_up = time.monotonic() + connect_timeout_s
-        sock = await asyncio.get_running_loop().run_in_executor(
-            None, lambda: open_socket(address, connect_timeout_s=connect_timeout_s, send_timeout_s=timeout_s)
-        )
-        sock.settimeout(0.0)
-        try:
-            connection = await connect(address.uri, sock=sock, **arguments)
-        except (OSError, EOFError, ValueError, WebSocketException, asyncio.TimeoutError) as error:
-            sock.close()
-            raise refusal(error, address.uri) from error
-        try:
-            first = await asyncio.wait_for(connection.recv(), max(0.0, give_up - time.monotonic()))
-            contract = read_contract(wire.decode(binary_frame(first), limits))
-        except asyncio.TimeoutError as error:
-            await connection.close()
-            raise RoboserveError("unavailable", f"server {address.uri}: no answer in time") from error
-        except (OSError, WebSocketException, RoboserveError) as error:
-            await connection.close()
-            raise refusal(error, address.uri) from error
         return cls(connection, contract, uri=address.uri, timeout_s=timeout_s, limits=limits)
-
-    @property
-    def contract(self) -> PolicyContract:
-        """What the server said of itself on connect."""
-        return self._contract
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server has said that it is going away; finish, and connect anew."""
-        return self._draining
 
     async def act(
         self,
@@ -145,7 +83,7 @@ class AsyncPolicyClient:
             options=options,
         )
         start = time.monotonic()
-        reply = await self._exchange(message, timeout_s)
+        reply = await self.exchange(message, timeout_s)
         round_trip_ms = (time.monotonic() - start) * 1e3
         try:
             return read_reply(reply, self._contract, round_trip_ms=round_trip_ms)
@@ -158,81 +96,4 @@ class AsyncPolicyClient:
         Raises:
             RoboserveError: as `act`.
         """
-        await self._exchange({"type": "reset", "request_id": uuid.uuid4().hex, "session": session}, timeout_s)
-
-    async def ping(self, *, timeout_s: Optional[float] = None) -> float:
-        """Return the round trip in ms of a message that costs the server nothing.
-
-        Raises:
-            RoboserveError: as `act`.
-        """
-        start = time.monotonic()
-        await self._exchange({"type": "ping", "request_id": uuid.uuid4().hex}, timeout_s)
-        return (time.monotonic() - start) * 1e3
-
-    async def close(self) -> None:
-        """Close the connection; calls that wait end with `unavailable`."""
-        self._fail(RoboserveError("unavailable", f"server {self._uri}: this client was closed"))
-        await self._connection.close()
-        self._reader.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reader
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> None:
-        await self.close()
-
-    async def _exchange(self, message: Dict[str, Any], timeout_s: Optional[float]) -> Mapping[str, Any]:
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
-        if self._failure is not None:
-            raise RoboserveError(self._failure.code, self._failure.message)
-        request_id = str(message["request_id"])
-        payload = wire.encode(message)
-        answer: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
-        self._waiting[request_id] = answer
-        try:
-            reply = await asyncio.wait_for(self._send_and_wait(payload, answer), limit_s)
-        except asyncio.TimeoutError as error:
-            raise RoboserveError(
-                "deadline_exceeded", f"no answer within {limit_s * 1e3:.0f} ms", request_id=request_id
-            ) from error
-        except (OSError, WebSocketException) as error:
-            failure = refusal(error, self._uri)
-            self._fail(failure)
-            raise failure from error
-        finally:
-            self._waiting.pop(request_id, None)
-        if reply.get("type") == "error":
-            raise RoboserveError.from_map(reply).with_request_id(request_id)
-        return reply
-
-    async def _send_and_wait(self, payload: bytes, answer: asyncio.Future[Mapping[str, Any]]) -> Mapping[str, Any]:
-        await self._connection.send(payload)
-        return await answer
-
-    async def _read(self) -> None:
-        try:
-            while True:
-                self._dispatch(message_map(wire.decode(binary_frame(await self._connection.recv()), self._limits)))
-        except (OSError, WebSocketException, RoboserveError) as error:
-            self._fail(refusal(error, self._uri))
-
-    def _dispatch(self, message: Mapping[str, Any]) -> None:
-        request_id = message.get("request_id")
-        if message.get("type") == "draining":
-            self._draining = True
-        elif request_id is None and message.get("type") == "error":
-            raise RoboserveError.from_map(message)
-        elif request_id in self._waiting and not self._waiting[request_id].done():
-            self._waiting[request_id].set_result(message)
-
-    def _fail(self, failure: RoboserveError) -> None:
-        if self._failure is None:
-            self._failure = failure
-        for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(RoboserveError(failure.code, failure.message))
+        await self.exchange({"type": "reset", "request_id": uuid.uuid4().hex, "session": session}, timeout_s)

@@ -165,28 +165,6 @@ def read_contract(message: Any) -> PolicyContract:
     return PolicyContract.from_map(message)
 
 
-def binary_frame(frame: Any) -> bytes:
-    """Return a frame's bytes.
-
-    Raises:
-        RoboserveError: `malformed` for a text frame.
-    """
-    if not isinstance(frame, bytes):
-        raise RoboserveError("malformed", "the server sent a text frame; this protocol is binary")
-    return frame
-
-
-def message_map(message: Any) -> Mapping[str, Any]:
-    """Return a decoded message that is a map.
-
-    Raises:
-        RoboserveError: `malformed` for anything else.
-    """
-    if not isinstance(message, Mapping):
-        raise RoboserveError("malformed", "the server sent a message that is not a map")
-    return message
-
-
 def _matrix(value: Any, noun: str) -> Array:
     if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype.kind != "f":
         raise RoboserveError("invalid_output", f"{noun}: must be a two-dimensional array of floats")

@@ -102,11 +102,12 @@ def _models(config: PlatformConfig) -> Check:
         for model in config.args.values()
         if isinstance(model, (PolicyArgs, RewardArgs))
     ]
-    try:
-        for settings, field in served:
+    for settings, field in served:
+        try:
             load_factory(settings, field)
-    except ValueError as error:
-        return Check(name="models", finding=str(error), mend="mend the application's factory or its config")
+        except ValueError as error:
+            mend = f"mend the application's {field}.factory or {field}.config"
+            return Check(name="models", finding=str(error), mend=mend)
     return Check(name="models", finding=f"{len(served)} with a class and a configuration that fit")
 
 

@@ -10,7 +10,7 @@ import msgpack
 from websockets.sync.client import connect
 
 from clients.policy import PolicyClient
-from clients.policy_connection import connect_arguments, parse_address
+from clients.connection import connect_arguments, parse_address
 from clients.wire import DEFAULT_LIMITS, encode
 from models.policies.contract import ActItem, Observation
 

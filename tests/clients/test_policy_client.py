@@ -19,7 +19,7 @@ from clients.contract import PROTOCOL, Camera
 from clients.errors import RoboserveError
 from clients.images import decode_image, fitted_size, resize_with_pad
 from clients.policy import ActOptions, AsyncPolicyClient, PolicyClient, fit_images
-from clients.policy_connection import parse_address
+from clients.connection import parse_address
 from tests.robot_client.fake_server import FakeServer, make_contract
 
 

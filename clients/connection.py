@@ -1,4 +1,4 @@
-"""Opening a connection to a policy server: address, key, timeouts on the socket itself, and typed refusals."""
+"""Opening a connection to a served model: address, key, timeouts on the socket itself, and typed refusals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SCHEMES = {"ws": False, "wss": True, "http": False, "https": True}
 
 @dataclass(frozen=True)
 class Address:
-    """Where a policy answers: `uri` as the handshake wants it, and the host and port behind it."""
+    """Where a model answers: `uri` as the handshake wants it, and the host and port behind it."""
 
     uri: str
     host: str
@@ -37,11 +37,12 @@ class Address:
     secure: bool
 
 
-def parse_address(server: str, policy: Optional[str] = None) -> Address:
-    """Read "host", "host:port", or a ws, wss, http or https address, and add the policy's route.
+def parse_address(server: str, model: Optional[str] = None, *, family: str = "policy") -> Address:
+    """Read "host", "host:port", or a ws, wss, http or https address, and add the model's route.
 
     Args:
-        policy: name of the policy; None takes the path of `server`, where "/" is the server's default policy.
+        model: name of the model; None takes the path of `server`, where "/" is the server's default policy.
+        family: what kind of model it is, as routes name it.
 
     Raises:
         RoboserveError: `invalid_request` naming the part that cannot be used.
@@ -60,12 +61,12 @@ def parse_address(server: str, policy: Optional[str] = None) -> Address:
     if port is None:
         port = (443 if secure else 80) if named_scheme else DEFAULT_PORT
     path = parts.path or "/"
-    if policy is not None:
+    if model is not None:
         if path != "/":
             raise RoboserveError(
-                "invalid_request", f"policy: {policy!r} given, but the server's address has a path already"
+                "invalid_request", f"{family}: {model!r} given, but the server's address has a path already"
             )
-        path = f"/policy/{quote(policy, safe='')}"
+        path = f"/{family}/{quote(model, safe='')}"
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     uri = f"{'wss' if secure else 'ws'}://{host}:{port}{path}"
     return Address(uri=uri, host=parts.hostname, port=port, secure=secure)
