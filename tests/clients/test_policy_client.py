@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from clients import wire
+from clients.connection import parse_address
 from clients.contract import PROTOCOL, Camera
 from clients.errors import RoboserveError
 from clients.images import decode_image, fitted_size, resize_with_pad
 from clients.policy import ActOptions, AsyncPolicyClient, PolicyClient, fit_images
-from clients.connection import parse_address
 from tests.robot_client.fake_server import FakeServer, make_contract
 
 
