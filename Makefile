@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3.11
 VENV ?= .venv
-EXTRAS ?= sim,train,record,dev
+EXTRAS ?= sim,train,record,vlm,dev
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

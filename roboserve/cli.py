@@ -112,6 +112,51 @@ def demo(
     raise typer.Exit(run_demo(settings))
 
 
+@app.command()
+def relabel(
+    dataset: Annotated[Path, typer.Argument(help="LeRobot v3 dataset, or a folder of mp4 files.")],
+    *,
+    server: Annotated[
+        str | None, typer.Option(help="ws://HOST:PORT/reward/NAME; the platform that `up` started when left out.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Served model, or zoo:NAME or a folder to run it in the workers.")
+    ] = None,
+    camera: Annotated[
+        list[str] | None, typer.Option(help="Camera to judge by; several give their mean; needed unless there is one.")
+    ] = None,
+    mode: Annotated[Literal["prefix", "single_pass", "final"], typer.Option(help="Progress mode.")] = "prefix",
+    frame_policy: Annotated[
+        str | None, typer.Option(help="Frames shown, as linspace-8; the model's own when left out.")
+    ] = None,
+    every: Annotated[int, typer.Option(help="Ask for every n-th frame only; the rest is interpolated.")] = 1,
+    task: Annotated[str | None, typer.Option(help="Instruction for all episodes instead of their own.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that decode, send and wait at once.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="DATASET/MODEL_progress.parquet when left out.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Labels by content; in ~/.cache when left out.")] = None,
+    codec: Annotated[Literal["png", "jpeg", "raw"], typer.Option(help="How frames travel.")] = "png",
+    api_key_file: KeyFileOption = None,
+) -> None:
+    """Label every frame of a dataset with a reward model; killed at any time, the same command goes on."""
+    from roboserve import relabel as verb
+
+    command = verb.RelabelCommand(
+        dataset=dataset,
+        server=server,
+        model=model,
+        cameras=tuple(camera or ()),
+        mode=mode,
+        frame_policy=frame_policy,
+        every=every,
+        task=task,
+        workers=workers,
+        out=out,
+        cache=cache,
+        codec=codec,
+    )
+    raise typer.Exit(verb.run(command, api_key_file))
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,

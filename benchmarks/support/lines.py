@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgpack
 from websockets.sync.client import connect
 
-from clients.policy import PolicyClient
 from clients.connection import connect_arguments, parse_address
+from clients.policy import PolicyClient
 from clients.wire import DEFAULT_LIMITS, encode
 from models.policies.contract import ActItem, Observation
 

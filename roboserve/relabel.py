@@ -1,0 +1,65 @@
+"""`roboserve relabel`: a reward model's values for every frame of a dataset, in one parquet file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from clients.errors import RoboserveError
+from finetune.relabel.config import RelabelConfig, default_cache, parse_codec
+from finetune.relabel.terminal import run as run_job
+from roboserve import state
+from roboserve.credentials import api_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelabelCommand:
+    """One job as the command line gives it."""
+
+    dataset: Path
+    server: str | None
+    model: str | None
+    cameras: tuple[str, ...]
+    mode: str
+    frame_policy: str | None
+    every: int
+    task: str | None
+    workers: int
+    out: Path | None
+    cache: Path | None
+    codec: str
+
+
+def run(command: RelabelCommand, key_file: Path | None) -> int:
+    """Run the job; return the exit code."""
+    console = Console()
+    try:
+        config = RelabelConfig(
+            dataset=command.dataset,
+            server=command.server or _local_server(command.model),
+            model=command.model,
+            api_key=api_key(key_file),
+            cameras=command.cameras,
+            mode=command.mode,
+            frame_policy=command.frame_policy,
+            every=command.every,
+            task=command.task,
+            workers=command.workers,
+            out=command.out,
+            cache=command.cache or default_cache(),
+            codec=parse_codec(command.codec),
+        )
+    except (RoboserveError, OSError, ValueError) as error:
+        console.print(f"[red]{error}[/red]", highlight=False)
+        return 1
+    return run_job(config, console)
+
+
+def _local_server(model: str | None) -> str | None:
+    """Return the platform that `up` started, unless the model's name says that it runs in the workers."""
+    if model is not None and (":" in model or Path(model).is_dir()):
+        return None
+    running = state.read()
+    return None if running is None else "ws" + running.url.removeprefix("http")
