@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune.rewards.collect import TRAINING_TASKS
-from finetune.robometer.data import RewardFrames, load_reward_frames
+from finetune.rewards.data import RewardFrames, load_reward_frames
 from finetune.robometer.embedded import Sizes, make_config, make_tokenizer
 from finetune.robometer.train import Material, TrainConfig, train
 from finetune.robometer.vision import VisionConfig, all_features, train_vision

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from finetune.rewards.run import Run, cosine_rate
 from finetune.robometer.embedded import Sizes
-from finetune.robometer.run import Run, cosine_rate
 from models.robometer.losses import Losses, PairTargets, pair_losses
 from models.robometer.network import VisionFeatures
 from models.robometer.sampling import PairPlan, PairSampler, SamplerConfig
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from finetune.robometer.data import RewardFrames
+    from finetune.rewards.data import RewardFrames
     from models.robometer.network import RobometerNetwork
     from models.robometer.sequence import Sequencer
 

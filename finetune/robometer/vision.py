@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from finetune.rewards.run import Run, cosine_rate
 from finetune.robometer.embedded import Sizes
-from finetune.robometer.run import Run, cosine_rate
 from models.robometer.images import patchify
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from finetune.robometer.data import RewardFrames
+    from finetune.rewards.data import RewardFrames
     from models.robometer.network import RobometerNetwork
 
 

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from models.folders import files_hash
 from models.rewards.frames import FramePolicy
 from models.robometer.network import BINS, RobometerNetwork
 from models.robometer.prompt import PromptTemplate  # noqa: TC001  pydantic reads it
@@ -99,6 +99,23 @@ def save_checkpoint(
     (folder / CARD).write_text(card, encoding="utf-8")
 
 
+def require_files(folder: Path) -> None:
+    """Check that the files without which nothing can be loaded are there.
+
+    Raises:
+        FileNotFoundError: naming the file that the folder lacks, and what writes it.
+    """
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"checkpoint: the folder {folder.name!r} has no {CONFIG}")
+    if not (folder / SETTINGS).is_file():
+        raise FileNotFoundError(
+            f"checkpoint: the folder {folder.name!r} has no {SETTINGS}, so its prompt is not known; for published "
+            "weights `roboserve convert robometer` writes it"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"checkpoint: the folder {folder.name!r} has no weights (*.safetensors)")
+
+
 def load_checkpoint(folder: Path) -> RobometerCheckpoint:
     """Read a checkpoint folder; nothing is fetched.
 
@@ -108,13 +125,7 @@ def load_checkpoint(folder: Path) -> RobometerCheckpoint:
     """
     from transformers import AutoTokenizer, Qwen3VLConfig
 
-    if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"checkpoint: the folder {folder.name!r} has no {CONFIG}")
-    if not (folder / SETTINGS).is_file():
-        raise FileNotFoundError(
-            f"checkpoint: the folder {folder.name!r} has no {SETTINGS}, so its prompt is not known; for published "
-            "weights `roboserve convert robometer` writes it"
-        )
+    require_files(folder)
     settings = _read_settings(folder / SETTINGS)
     network = RobometerNetwork(Qwen3VLConfig.from_pretrained(folder, local_files_only=True), bins=settings.bins)
     weights = read_weights(folder)
@@ -161,14 +172,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def content_hash(folder: Path) -> str:
     """Return the SHA-256, hex, of all that decides an answer: weights, configuration, tokenizer and prompt."""
-    digest = hashlib.sha256()
-    decides = (*sorted(folder.glob("*.safetensors")), *(folder / name for name in (CONFIG, SETTINGS, "tokenizer.json")))
-    for path in decides:
-        digest.update(f"{path.name}:{path.stat().st_size}:".encode())
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 24):
-                digest.update(chunk)
-    return digest.hexdigest()
+    weights = sorted(folder.glob("*.safetensors"))
+    return files_hash((*weights, *(folder / name for name in (CONFIG, SETTINGS, "tokenizer.json"))))
 
 
 def _read_settings(path: Path) -> RobometerSettings:

@@ -9,7 +9,7 @@ import torch
 
 from models.folders import checkpoint_folder
 from models.rewards.contract import FrameValues, RewardSpec
-from models.robometer.checkpoint import load_checkpoint
+from models.robometer.checkpoint import load_checkpoint, require_files
 from models.robometer.images import letterbox, patchify, snap
 from models.robometer.network import VisionFeatures, decode_progress
 
@@ -56,6 +56,11 @@ class RobometerReward:
     def __init__(self, config: Config) -> None:
         checkpoint = load_checkpoint(checkpoint_folder(config.checkpoint))
         self._start(checkpoint, config)
+
+    @staticmethod
+    def check_folder(folder: Path) -> None:
+        """Check, before a start, that a checkpoint folder can be loaded; raises as `checkpoint.require_files`."""
+        require_files(folder)
 
     @classmethod
     def of(cls, checkpoint: RobometerCheckpoint) -> RobometerReward:

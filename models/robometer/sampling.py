@@ -23,34 +23,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Quality = Literal["successful", "suboptimal", "failure"]
+    from models.rewards.episodes import EpisodeInfo
+
 Strategy = Literal["rewind", "suboptimal", "different_task", "reverse"]
 STRATEGIES: tuple[Strategy, ...] = ("rewind", "suboptimal", "different_task", "reverse")
 PARTIAL_GAP = 0.2
 _ATTEMPTS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodeInfo:
-    """What the sampler knows of one episode.
-
-    Attributes:
-        task: the task's key; `instruction`: its words.
-        length: frames.
-        source: name of the data source.
-        cutoff: share of the episode after which the task is done, set for each source.
-        partial_success: how far it got in the end, where that was judged; decides pairs before quality does.
-        preference_only: its progress is not trusted, only that it is better or worse.
-    """
-
-    task: str
-    instruction: str
-    quality: Quality
-    length: int
-    source: str
-    cutoff: float
-    partial_success: float | None = None
-    preference_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from models.rewards.episodes import EpisodeInfo
 from models.robometer.losses import PairTargets, pair_losses
-from models.robometer.sampling import STRATEGIES, EpisodeInfo, PairSampler, SamplerConfig
+from models.robometer.sampling import STRATEGIES, PairSampler, SamplerConfig
 from models.robometer.targets import progress_targets, success_mask, success_targets, two_hot
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune.bc.frames import Frames, load_frames
-from models.robometer.sampling import EpisodeInfo
+from models.rewards.episodes import EpisodeInfo
 from robot_client.dataset import DatasetReader
 
 if TYPE_CHECKING:

@@ -90,7 +90,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def cosine_rate(peak: float, step: int, steps: int, *, warmup: float) -> float:
-    """Return the learning rate of a step: linear warm-up over a share of all steps, then a cosine to a fiftieth."""
+def cosine_rate(peak: float, step: int, steps: int, *, warmup: float, floor: float = 0.02) -> float:
+    """Return the learning rate of a step: linear warm-up over a share of all steps, then a cosine to `floor` x peak."""
     ramp = min(1.0, (step + 1) / max(1.0, warmup * steps))
-    return peak * ramp * (0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)) + 0.02)
+    return peak * ramp * ((1 - floor) * 0.5 * (1 + math.cos(math.pi * step / steps)) + floor)
