@@ -14,6 +14,7 @@ AGENT_PORT = 52365
 METRICS_PORT = 8080
 _TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105  a path
 _DRAIN_SECONDS = 120
+_MODELS = "/models"
 
 
 class Block(str):
@@ -127,6 +128,11 @@ def _worker_group(group: WorkerGroup, platform: Platform, settings: ClusterSetti
     container["readinessProbe"] = _probe("/-/healthz", platform.port, delay=10, failures=1)
     pod = _pod(settings, container, service_account=f"{settings.name}-worker", platform=platform)
     pod["terminationGracePeriodSeconds"] = _DRAIN_SECONDS
+    if settings.models_claim is not None:
+        pod["volumes"].append(
+            {"name": "models", "persistentVolumeClaim": {"claimName": settings.models_claim, "readOnly": True}}
+        )
+        container["volumeMounts"].append({"name": "models", "mountPath": _MODELS, "readOnly": True})
     pod["topologySpreadConstraints"] = [
         {
             "maxSkew": 1,
@@ -213,6 +219,7 @@ def _environment(settings: ClusterSettings) -> list[Manifest]:
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # The root file system is read-only, so every cache goes to the scratch volume.

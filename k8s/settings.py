@@ -23,8 +23,8 @@ class WorkerGroup(Strict):
     """One kind of worker pod. The in-tree autoscaler keeps between `min_replicas` and `max_replicas` of them."""
 
     name: Name = "gpu"
-    min_replicas: int = Field(2, ge=0)
-    max_replicas: int = Field(8, ge=1, le=1000)
+    min_replicas: int = Field(3, ge=0)
+    max_replicas: int = Field(12, ge=1, le=1000)
     cpu: Quantity = "8"
     memory: Quantity = "32Gi"
     gpus: int = Field(1, ge=0, le=16)
@@ -89,6 +89,9 @@ class ClusterSettings(Strict):
     head_memory: Quantity = "8Gi"
     worker_groups: tuple[WorkerGroup, ...] = Field((WorkerGroup(),), min_length=1)
     keys_secret: Name = Field("roboserve-api-keys", description="secret that holds the key file")
+    models_claim: Name | None = Field(
+        None, description="volume claim with full-size weights, read-only at /models; null where the image holds them"
+    )
     ray_token_secret: Name | None = Field(None, description="secret of Ray's own token; null lets KubeRay make one")
     redis: Redis = Redis()
     network: Network = Network()

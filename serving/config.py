@@ -119,6 +119,9 @@ class RewardSettings(Strict):
     session_frames: int = Field(4096, ge=1, description="frames of one session and camera")
     session_bytes: int = Field(1 << 30, ge=1, description="prepared frames of all sessions")
     session_idle_s: float = Field(600.0, gt=0, description="a session that gets no frame for so long is dropped")
+    niceness: int = Field(
+        0, ge=0, le=19, description="how far forwards and decoding yield the cores to others, in steps of nice(1)"
+    )
 
 
 class RewardArgs(ServiceArgs):

@@ -1,17 +1,16 @@
 """The applications of `configs/embedded.yaml` as importable objects, for `serve build` and `serve run`.
 
-serve build serving.embedded:policy_metaworld -o serve.yaml && serve deploy serve.yaml
+serve build serving.embedded:policy_metaworld serving.embedded:reward_robometer -o serve.yaml && serve deploy serve.yaml
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from serving.config import PolicyArgs
-from serving.policy import build
+from serving import policy, reward
 
 if TYPE_CHECKING:
     from ray import serve
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
 _CONFIG = Path(__file__).parent / "configs" / "embedded.yaml"
 
 
-def _policy(name: str) -> serve.Application:
+def _args(name: str) -> Any:
     applications = yaml.safe_load(_CONFIG.read_text("utf-8"))["applications"]
-    entry = next(application for application in applications if application["name"] == name)
-    return build(PolicyArgs.model_validate(entry["args"]))
+    return next(application["args"] for application in applications if application["name"] == name)
 
 
-policy_metaworld = _policy("policy-metaworld")
+policy_metaworld: serve.Application = policy.build(_args("policy-metaworld"))
+reward_robometer: serve.Application = reward.build(_args("reward-robometer"))

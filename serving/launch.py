@@ -57,7 +57,8 @@ def serve_environment(runtime_dir: Path) -> dict[str, str]:
     """Return the environment that Ray Serve must see before Ray is imported.
 
     HAProxy takes Python's place in front (a tenth of the latency); user code runs on the replica's own loop, since ours
-    never blocks it; draining replicas say good-bye within seconds, for robots reconnect at once.
+    never blocks it; draining replicas say good-bye within seconds, for robots reconnect at once. Ray starts replicas
+    and HAProxy at a niceness of 15; here it is 0, and what should yield to policies says so in its own configuration.
 
     Every platform has its ports to itself, or a second one on the machine would now and then send robots to the first
     one's policies: Ray's controller offers a replica's port to HAProxy before the replica has bound it, and the Python
@@ -85,6 +86,7 @@ def serve_environment(runtime_dir: Path) -> dict[str, str]:
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
     }
 
 

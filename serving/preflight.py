@@ -8,10 +8,11 @@ import os
 import resource
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
+from models.folders import checkpoint_folder
 from serving.auth import KeyRing
 from serving.config import ConfigError, PlatformConfig, PolicyArgs, RewardArgs, ServiceArgs, load_config
 from serving.launch import HAPROXY_MAXCONN
@@ -94,7 +95,10 @@ def _keys(config: PlatformConfig) -> Check:
 
 
 def _models(config: PlatformConfig) -> Check:
-    """Import each model's class and check its configuration, which only the class knows; nothing is loaded."""
+    """Import each model's class, check its configuration, which only the class knows, and that its checkpoint is there.
+
+    Nothing is loaded.
+    """
     from serving.factory import load_factory
 
     served = [
@@ -104,11 +108,31 @@ def _models(config: PlatformConfig) -> Check:
     ]
     for settings, field in served:
         try:
-            load_factory(settings, field)
+            factory, config = load_factory(settings, field)
+            _require_checkpoint(factory, config)
         except ValueError as error:
             mend = f"mend the application's {field}.factory or {field}.config"
             return Check(name="models", finding=str(error), mend=mend)
-    return Check(name="models", finding=f"{len(served)} with a class and a configuration that fit")
+        except FileNotFoundError as error:
+            mend = f"put the checkpoint there, or mend the application's {field}.config.checkpoint"
+            return Check(name="models", finding=str(error), mend=mend)
+    return Check(name="models", finding=f"{len(served)} with a class, a configuration and a checkpoint that fit")
+
+
+def _require_checkpoint(factory: Any, config: Any) -> None:
+    """Check a model whose configuration names a `checkpoint`; a class may know more, and has `check_folder` then.
+
+    Raises:
+        FileNotFoundError: the folder, or a file in it, is missing.
+    """
+    name = getattr(config, "checkpoint", None)
+    if not isinstance(name, str):
+        return
+    folder = checkpoint_folder(name)
+    if not folder.exists():
+        raise FileNotFoundError(f"checkpoint: {name!r} is not there")
+    if hasattr(factory, "check_folder"):
+        factory.check_folder(folder)
 
 
 def _port(config: PlatformConfig) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, cast
 
@@ -42,6 +43,8 @@ class RewardService:
         logger.info("starting", extra={"model": args.name, "proxy_host": host, "keys_file": args.auth.keys_file})
         # The forward shares the interpreter with the event loop: a shorter switch keeps the other sessions answered.
         sys.setswitchinterval(0.0005)
+        # On Linux a priority is a thread's own, and passed on to threads made later: here the forward's, the decoders'.
+        os.nice(args.rewards.niceness)
         context = serve.get_replica_context()
         self._server = RewardServer(args, replica=context.replica_id.unique_id, replicas=_replicas(context))
         self._bridge = RayMetricsBridge(self._server.metrics.registry)

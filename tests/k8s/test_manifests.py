@@ -187,6 +187,16 @@ def test_keys_come_as_a_read_only_file_where_the_configuration_reads_them(servic
         assert [item["path"] for item in volume["secret"]["items"]] == [keys_file.name]
 
 
+def test_weights_may_come_from_a_volume_of_the_workers(service: dict[str, Any]) -> None:
+    reward = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][1]["args"]["reward"]["config"]
+    changed = pods(manifests(CONFIG, ClusterSettings(models_claim="weights"))[-1])
+    (mount,) = (item for item in changed["gpu"]["spec"]["containers"][0]["volumeMounts"] if item["name"] == "models")
+    (volume,) = (item for item in changed["gpu"]["spec"]["volumes"] if item["name"] == "models")
+    assert (mount["mountPath"], mount["readOnly"]) == (str(Path(reward["checkpoint"]).parent), True)
+    assert volume["persistentVolumeClaim"] == {"claimName": "weights", "readOnly": True}
+    assert "models" not in {item["name"] for item in pods(service)["gpu"]["spec"]["volumes"]}
+
+
 def test_no_secret_is_written_into_a_manifest(documents: list[dict[str, Any]], service: dict[str, Any]) -> None:
     assert "Secret" not in {item["kind"] for item in documents}
     password = service["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]["redisPassword"]
@@ -256,11 +266,11 @@ def test_client_addresses_and_closed_doors_are_settings() -> None:
 
 def test_a_drain_leaves_all_workers_but_one(documents: list[dict[str, Any]]) -> None:
     (budget,) = (item for item in documents if item["kind"] == "PodDisruptionBudget")
-    assert budget["spec"]["minAvailable"] == 1
+    assert budget["spec"]["minAvailable"] == 2
 
 
 def test_a_cluster_that_is_too_small_is_refused_with_both_numbers() -> None:
-    for group, numbers in (({"max_replicas": 4}, ("8 GPUs", "4")), ({"min_replicas": 1}, ("2 GPUs", "1"))):
+    for group, numbers in (({"max_replicas": 4}, ("12 GPUs", "4")), ({"min_replicas": 1}, ("3 GPUs", "1"))):
         with pytest.raises(ManifestError) as refusal:
             render(CONFIG, ClusterSettings.model_validate({"worker_groups": [group]}))
         assert all(number in str(refusal.value) for number in numbers)
@@ -272,7 +282,7 @@ def test_a_cluster_that_is_too_small_is_refused_with_both_numbers() -> None:
         (lambda raw: raw.pop("applications"), "applications"),
         (lambda raw: raw["http_options"].update(host="127.0.0.1"), "127.0.0.1"),
         (lambda raw: raw["applications"][0]["args"].pop("auth"), "keys_file"),
-        (lambda raw: raw["applications"][0]["args"]["auth"].update(keys_file="keys.yaml"), "absolute"),
+        (lambda raw: [item["args"]["auth"].update(keys_file="keys.yaml") for item in raw["applications"]], "absolute"),
     ],
 )
 def test_a_configuration_that_cannot_run_in_a_cluster_is_refused(tmp_path: Path, change: Any, word: str) -> None:

@@ -82,6 +82,30 @@ def test_a_policy_that_could_not_be_made_is_told_before_the_start(write, policy,
     assert "policy.config" in check.mend
 
 
+def test_a_checkpoint_that_is_not_there_or_not_whole_is_told_before_the_start(write, tmp_path):
+    folder = tmp_path / "robometer-4b"
+    reward = {"factory": "models.robometer.reward:RobometerReward", "config": {"checkpoint": str(folder)}}
+    entry = {
+        "name": "reward-robometer",
+        "route_prefix": "/reward/robometer",
+        "import_path": "serving.reward:build",
+        "args": {"name": "robometer", "reward": reward},
+    }
+    path = write(application(*ZERO), entry)
+    told = []
+    for name in (None, "config.json", "robometer.json", "model.safetensors"):
+        if name is not None:
+            folder.mkdir(exist_ok=True)
+            (folder / name).touch()
+        check = found(path, starting=False)["models"]
+        told.append(check.finding)
+        assert check.passed or "reward.config.checkpoint" in check.mend
+    assert "is not there" in told[0]
+    assert "roboserve convert robometer" in told[1]
+    assert "no weights" in told[2]
+    assert check.passed
+
+
 def test_keys_that_are_missing_wrong_or_open_to_others(write, tmp_path):
     keys = tmp_path / "keys.yaml"
     path = write(application(*ZERO, auth={"keys_file": str(keys)}))
