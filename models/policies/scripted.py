@@ -116,7 +116,8 @@ class ReplayPolicy:
 
     def __init__(self, config: Config) -> None:
         path = Path(config.actions)
-        self._actions: NDArray[np.float32] = np.load(path, allow_pickle=False).astype(np.float32)
+        with np.errstate(over="ignore"):  # what is beyond float32 is refused below as not finite
+            self._actions: NDArray[np.float32] = np.load(path, allow_pickle=False).astype(np.float32)
         if self._actions.ndim != 2 or self._actions.shape[1] != config.interface.action_size:
             raise ValueError(
                 f"actions: {path.name} has shape {self._actions.shape}, needs (n, {config.interface.action_size})"
