@@ -16,6 +16,8 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="API keys: made once, stored as a hash.", no_args_is_help=True)
 k8s_app = typer.Typer(help="Kubernetes manifests, made from the same configuration.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="How good a model is, beside a baseline: tables, plots and JSON.", no_args_is_help=True)
+app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(keys_app, name="keys")
 app.add_typer(k8s_app, name="k8s")
 
@@ -155,6 +157,52 @@ def relabel(
         codec=codec,
     )
     raise typer.Exit(verb.run(command, api_key_file))
+
+
+@evaluate_app.callback()
+def evaluate() -> None:
+    """How good a model is, beside a baseline: tables, plots and JSON."""
+
+
+@evaluate_app.command("reward")
+def evaluate_reward(
+    model: Annotated[str, typer.Argument(help="zoo:NAME, a checkpoint's folder, or ws://HOST:PORT/reward/NAME.")],
+    *,
+    data: Annotated[
+        list[Path], typer.Option(help="LeRobot v3 dataset with the quality of its episodes, or a folder of such.")
+    ],
+    against: Annotated[str | None, typer.Option(help="A second model, shown beside the first.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="NAME=TASK,TASK; trained and held-out MetaWorld tasks when left out.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which episodes, where the dataset has splits.")] = "validation",
+    camera: Annotated[str | None, typer.Option(help="Camera to judge by; needed unless there is one.")] = None,
+    frame_policy: Annotated[
+        str | None, typer.Option(help="Frames shown, as linspace-8; the model's own when left out.")
+    ] = None,
+    every: Annotated[int, typer.Option(help="A value for every n-th frame only.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most episodes of each task, for a quick look.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the pairs and of the intervals.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Output folder; runs/evaluate-TIME when left out.")] = None,
+    api_key_file: KeyFileOption = None,
+) -> None:
+    """Judge rollouts of known quality: progress, ranking, instructions, preference; a clock always stands beside."""
+    from roboserve import evaluate as verb
+
+    command = verb.RewardCommand(
+        model=model,
+        against=against,
+        data=tuple(data),
+        groups=tuple(group or ()),
+        split=split,
+        camera=camera,
+        frame_policy=frame_policy,
+        every=every,
+        limit=limit,
+        seed=seed,
+        out=out,
+    )
+    raise typer.Exit(verb.reward(command, api_key_file))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

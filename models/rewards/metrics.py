@@ -7,7 +7,7 @@ confusion of instructions (reward-model fact: github.com/robometer/robometer, is
 
 from __future__ import annotations
 
-from itertools import combinations, product
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,7 +85,8 @@ def value_order_correlation(
 def ranking(by_quality: Mapping[str, Sequence[float]]) -> dict[str, float] | None:
     """Return how one task's rollouts are ranked by their last reward; None with fewer than two qualities.
 
-    Every tuple with one rollout of each quality is ranked (Robometer, evals/compile_results.py).
+    Every tuple with one rollout of each quality is ranked (Robometer, evals/compile_results.py). The mean over all
+    tuples is the mean sign over the rollouts of two qualities, averaged over these, so that no tuple is formed.
 
     Returns:
         `kendall`: tau-a averaged over tuples; `pairs`: share of pairs of different quality in the right order, ties
@@ -95,11 +96,10 @@ def ranking(by_quality: Mapping[str, Sequence[float]]) -> dict[str, float] | Non
     present = [quality for quality in QUALITIES if by_quality.get(quality)]
     if len(present) < 2:
         return None
-    order = [QUALITIES.index(quality) for quality in present]
     values = [np.asarray(by_quality[quality], dtype=np.float64) for quality in present]
-    taus = [kendall(tuple_, order) for tuple_ in product(*values)]
-    right = [0.5 * (1.0 + np.sign(high[:, None] - low[None, :])).mean() for low, high in combinations(values, 2)]
-    found = {"kendall": float(np.mean(taus)), "pairs": float(np.mean(right))}
+    signs = [float(np.sign(high[:, None] - low[None, :]).mean()) for low, high in combinations(values, 2)]
+    tau = float(np.mean(signs))
+    found = {"kendall": tau, "pairs": 0.5 * (1.0 + tau)}
     means = {quality: float(array.mean()) for quality, array in zip(present, values, strict=True)}
     for name in ("failure", "suboptimal"):
         if "successful" in means and name in means:

@@ -1,0 +1,191 @@
+"""`roboserve evaluate`: how good a served or trained model is, in tables, plots and JSON."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from clients.errors import RoboserveError
+from finetune.rewards.evaluate import CLOCK, EvaluateConfig, evaluate, write
+from finetune.rewards.judges import open_judge
+from finetune.rewards.material import load_material
+from finetune.rewards.pairs import AGAINST
+from roboserve.credentials import api_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from rich.progress import TaskID
+
+    from finetune.rewards.evaluate import Evaluation, JudgeResult
+    from finetune.rewards.figures import Estimate, Row
+
+_FIGURES = {
+    "voc_pearson": ("VOC, Pearson", "VOC r"),
+    "voc_spearman": ("VOC, Spearman", "rho"),
+    "kendall": ("Kendall tau-a", "tau-a"),
+    "pairs": ("pairs ranked rightly", "ranked"),
+    "gap_failure": ("success - failure", "- fail"),
+    "gap_suboptimal": ("success - suboptimal", "- sub"),
+    "confusion": ("own words - others'", "words"),
+    "success_auprc": ("success AUPRC", "AUPRC"),
+}
+"""What each figure is called, in order, and in short."""
+_PREFERENCES = ("near_miss", *AGAINST, "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardCommand:
+    """An evaluation of reward models as the command line gives it."""
+
+    model: str
+    against: str | None
+    data: tuple[Path, ...]
+    groups: tuple[str, ...]
+    split: str
+    camera: str | None
+    frame_policy: str | None
+    every: int
+    limit: int | None
+    seed: int
+    out: Path | None
+
+
+def reward(command: RewardCommand, key_file: Path | None) -> int:
+    """Evaluate, print the tables and write the files; return the exit code."""
+    console = Console()
+    try:
+        material = load_material(command.data, split=command.split, limit=command.limit, camera=command.camera)
+        config = EvaluateConfig(
+            groups=_groups(command.groups), frame_policy=command.frame_policy, every=command.every, seed=command.seed
+        )
+        key = api_key(key_file)
+        names = [name for name in (command.model, command.against) if name is not None]
+        with _Bars(console) as bars:
+            found = evaluate([partial(open_judge, name, api_key=key) for name in names], material, config, bars.report)
+        out = command.out or Path("runs") / time.strftime("evaluate-%Y%m%d-%H%M%S")
+        files = write(found, out)
+    except (RoboserveError, OSError, ValueError) as error:
+        console.print(f"[red]{escape(str(error))}[/red]", highlight=False)
+        return 1
+    print_evaluation(console, found)
+    console.print(f"{out}: {', '.join(file.name for file in files)}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def print_evaluation(console: Console, found: Evaluation) -> None:
+    """Print who was asked what, a table of figures for each group of tasks, and one of the first model's tasks."""
+    material, judges = found.material, found.judges
+    for name, result in judges.items():
+        if name != CLOCK:
+            facts = result.answers.facts
+            text = f"{name}: revision {facts.revision} ({facts.content_hash[:12]}), {facts.dtype}"
+            console.print(f"{text}, frames {result.answers.plan.frame_policy}", highlight=False)
+    console.print(f"{len(material.rollouts)} rollouts of {len(material.tasks)} tasks", highlight=False)
+    console.print(_groups_table(judges))
+    first = next(iter(judges.values()))
+    if len(first.tasks) > 1:
+        console.print(_tasks_table(first))
+    if found.drift is not None:
+        parts = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.drift.items())
+        console.print(f"drift of the second model from the first: {parts}", highlight=False)
+
+
+def _groups(given: tuple[str, ...]) -> dict[str, tuple[str, ...]] | None:
+    if not given:
+        return None
+    found: dict[str, tuple[str, ...]] = {}
+    for text in given:
+        name, _, tasks = text.partition("=")
+        if not name or not tasks:
+            raise ValueError(f"--group {text}: say NAME=TASK,TASK")
+        found[name] = tuple(task.strip() for task in tasks.split(",") if task.strip())
+    return found
+
+
+def _groups_table(judges: Mapping[str, JudgeResult]) -> Table:
+    """Return the figures with their intervals, a section for each group and a column for each judge."""
+    columns = [Column(name, justify="right") for name in judges]
+    table = Table(Column("with 95 % intervals", no_wrap=True), *columns)
+    for at, group in enumerate(next(iter(judges.values())).groups):
+        rows = {name: result.groups[at] for name, result in judges.items()}
+        table.add_row(f"{group.name.replace('_', ' ')} (tasks: {len(group.tasks)})", style="bold")
+        for line in [*_figure_lines(rows), *_preference_lines(rows)]:
+            table.add_row(*line)
+        table.add_section()
+    return table
+
+
+def _figure_lines(rows: Mapping[str, Row]) -> Iterator[list[str]]:
+    for figure, (title, _) in _FIGURES.items():
+        if any(figure in row.figures for row in rows.values()):
+            yield [title, *(_cell(row.figures.get(figure), judge) for judge, row in rows.items())]
+
+
+def _preference_lines(rows: Mapping[str, Row]) -> Iterator[list[str]]:
+    for sort in _PREFERENCES:
+        if any(sort in row.preference for row in rows.values()):
+            known = {judge: row.preference.get(sort) for judge, row in rows.items()}
+            cells = [_cell(one.accuracy if one else None, judge) for judge, one in known.items()]
+            yield [f"preferred to {sort.replace('_', ' ')}", *cells]
+    all_pairs = [row.preference.get("all") for row in rows.values()]
+    if any(all_pairs):
+        yield ["order bias", *(f"{one.order_bias:+.3f}" if one else "-" for one in all_pairs)]
+        yield ["orders differ", *(f"{one.disagreement:.0%}" if one else "-" for one in all_pairs)]
+
+
+def _tasks_table(result: JudgeResult) -> Table:
+    shown = [figure for figure in _FIGURES if any(figure in row.figures for row in result.tasks)]
+    columns = [Column(_FIGURES[figure][1], justify="right", no_wrap=True) for figure in shown]
+    title = f"{result.answers.facts.id}, task by task"
+    table = Table(Column("task", no_wrap=True), *columns, Column("pref", justify="right"), title=title)
+    table.box, table.padding = SIMPLE_HEAD, (0, 1, 0, 0)
+    for row in result.tasks:
+        cells = [_plain(row.figures.get(figure)) for figure in shown]
+        preference = row.preference.get("all")
+        table.add_row(row.name, *cells, _plain(preference.accuracy if preference else None))
+    return table
+
+
+def _cell(estimate: Estimate | None, judge: str) -> str:
+    if estimate is None or judge == CLOCK:
+        return _plain(estimate)
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def _plain(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{estimate.value:.2f}"
+
+
+class _Bars:
+    """A progress bar for each stage of each judge."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+        self._bars: dict[str, TaskID] = {}
+
+    def report(self, judge: str, stage: str, done: int, total: int) -> None:
+        """Show how far a stage is; the clock, who answers at once, gets no bar."""
+        if judge == CLOCK:
+            return
+        name = f"{judge}: {stage}"
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(name, total=total)
+        self._progress.update(self._bars[name], completed=done)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._progress.stop()
