@@ -111,6 +111,9 @@ class RewardSettings(Strict):
     clip_bytes: int = Field(
         1 << 30, ge=1, description="prepared frames of all requests under way; beyond it requests are overload"
     )
+    upload_bytes: int = Field(
+        1 << 26, ge=1024, description="one form of .npy files (/evaluate_batch_npy), which carries frames uncompressed"
+    )
     encode_frames: int = Field(64, ge=1, description="frames that go through the vision tower at once")
     forward_tokens: int = Field(4096, ge=1, description="image tokens that ride in one forward")
     request_queries: int = Field(64, ge=1, description="queries of one request that may wait for a forward at once")

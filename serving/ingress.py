@@ -12,6 +12,7 @@ import logging
 import secrets
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clients.errors import RoboserveError
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ray.serve")
 
 
+@dataclass(kw_only=True)
+class _Slot:
+    """What one HTTP request holds: the bytes of its body so far."""
+
+    bytes: int = 0
+
+
 class Ingress:
     """The ASGI application of one served model.
 
@@ -50,6 +58,7 @@ class Ingress:
         self._metrics = metrics
         self._sessions = 0
         self._requests = 0
+        self._body_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request or one websocket connection."""
@@ -64,8 +73,8 @@ class Ingress:
         try:
             route = self._route(scope)
             principal = None if route.access == "public" else self._admit(scope, headers, access=route.access)
-            with self._slot(route):
-                body = await self._body(headers, receive)
+            with self._slot(route) as slot:
+                body = await self._body(headers, receive, slot, limit=route.body_bytes or self._limits.message_bytes)
                 request = HttpRequest(principal=principal, body=body, headers=headers, received=received)
                 reply = await route.handler(request)
         except PeerGoneError:
@@ -79,7 +88,7 @@ class Ingress:
         await _send_reply(send, reply)
 
     @contextmanager
-    def _slot(self, route: Route) -> Iterator[None]:
+    def _slot(self, route: Route) -> Iterator[_Slot]:
         """Count a request whose body may take memory; a probe of health is never refused.
 
         Raises:
@@ -89,11 +98,13 @@ class Ingress:
             raise RoboserveError(
                 "overloaded", f"http: {self._requests} requests unanswered, limit {self._limits.http_requests}"
             )
+        slot = _Slot()
         self._requests += 1
         try:
-            yield
+            yield slot
         finally:
             self._requests -= 1
+            self._body_bytes -= slot.bytes
 
     def _path(self, scope: Scope) -> str:
         """Return the path below the service, with a leading slash.
@@ -130,13 +141,11 @@ class Ingress:
             raise RoboserveError("forbidden", f"key {principal.id!r}: its scope does not cover {target}")
         return principal
 
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        limit = self._limits.message_bytes
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive, slot: _Slot, *, limit: int) -> bytes:
         declared = headers.get(b"content-length", b"0")[:20]
         if not declared.isdigit() or int(declared) > limit:
             raise RoboserveError("too_large", f"body: {declared.decode('latin-1')} bytes, limit {limit}")
         parts: list[bytes] = []
-        size = 0
         try:
             async with asyncio.timeout(self._limits.body_timeout_s):
                 while True:
@@ -144,14 +153,26 @@ class Ingress:
                     if event["type"] == "http.disconnect":
                         raise PeerGoneError
                     parts.append(event.get("body", b""))
-                    size += len(parts[-1])
-                    if size > limit:
+                    self._take(len(parts[-1]), slot)
+                    if slot.bytes > limit:
                         raise RoboserveError("too_large", f"body: over {limit} bytes")
                     if not event.get("more_body"):
                         return b"".join(parts)
         except TimeoutError:
             text = f"body: not complete after {self._limits.body_timeout_s:g} s, which is the limit"
             raise RoboserveError("timeout", text) from None
+
+    def _take(self, size: int, slot: _Slot) -> None:
+        """Count bytes of a body; a route's own cap must not let bodies hold more than messages could.
+
+        Raises:
+            RoboserveError: `overloaded`.
+        """
+        slot.bytes += size
+        self._body_bytes += size
+        limit = self._limits.http_requests * self._limits.message_bytes
+        if self._body_bytes > limit:
+            raise RoboserveError("overloaded", f"http: {self._body_bytes} bytes of bodies under way, limit {limit}")
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])

@@ -7,13 +7,18 @@ replicas without asking each.
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from clients.errors import RoboserveError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -74,6 +79,24 @@ class ServiceMetrics:
         """Report one request: `code` is "ok", an error code, or "abandoned" where the peer left before the answer."""
         self._requests.labels(*self._own, code).inc()
         self._total.observe(total_s)
+
+    @contextmanager
+    def counted(self, received: float) -> Iterator[None]:
+        """Count the request that the block answers, by its outcome; `received`: `time.perf_counter` at receipt."""
+        code = "ok"
+        try:
+            yield
+        except RoboserveError as error:
+            code = error.code
+            raise
+        except asyncio.CancelledError:
+            code = "abandoned"
+            raise
+        except Exception:
+            code = "internal"
+            raise
+        finally:
+            self.on_request(code, time.perf_counter() - received)
 
     def text(self) -> bytes:
         """Return the Prometheus text form."""

@@ -192,20 +192,8 @@ class PolicyServer:
     @contextmanager
     def counted(self, received: float) -> Iterator[None]:
         """Count the act request that the block answers, by its outcome."""
-        code = "ok"
-        try:
+        with self.metrics.counted(received):
             yield
-        except RoboserveError as error:
-            code = error.code
-            raise
-        except asyncio.CancelledError:
-            code = "abandoned"
-            raise
-        except Exception:
-            code = "internal"
-            raise
-        finally:
-            self.metrics.on_request(code, time.perf_counter() - received)
 
     async def _act_http(self, request: HttpRequest) -> HttpReply:
         return await self._native_http(request, "act")

@@ -215,8 +215,10 @@ class RewardParser:
             raise RoboserveError("invalid_request", f"{field}: names must differ and have 1 to 128 characters")
 
     def _instruction(self, source: Mapping[str, Any], field: str) -> str:
-        where = f"{field}.instruction" if field else "instruction"
-        text = source.get("instruction")
+        return self.instruction(source.get("instruction"), f"{field}.instruction" if field else "instruction")
+
+    def instruction(self, text: Any, where: str) -> str:
+        """Check an instruction that a message calls `where`; raises as `score` does."""
         if not isinstance(text, str):
             raise RoboserveError("invalid_request", f"{where}: must be text, is {kind_of(text)}")
         if len(text) > self._spec.instruction_chars:

@@ -8,7 +8,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from serving.auth import KeyRing
 from serving.batcher import Batcher, BatchSettings
 from serving.dialects.native import NativeDialect
 from serving.dialects.reward_messages import RewardMessages
+from serving.dialects.robometer_eval import RobometerEval
 from serving.factory import make_model
 from serving.feature_cache import Frame
 from serving.ingress import Ingress
@@ -32,6 +33,8 @@ from serving.reward_sessions import StreamKey, Streams
 from serving.service import MSGPACK, Dialect, HttpReply, HttpRequest, Route
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from models.rewards.contract import FrameValues, RewardModel
     from serving.auth import Principal
     from serving.config import RewardArgs
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ray.serve")
 _MAX_OBJECTS = 20_000
 _DECODERS = 2
+Result = TypeVar("Result")
 
 
 class RewardServer:
@@ -94,6 +98,7 @@ class RewardServer:
             ("GET", "/healthz"): Route(handler=self._healthz, access="public"),
             ("GET", "/contract"): Route(handler=self._contract),
             ("GET", "/metrics"): Route(handler=self._metrics_text, access="operator"),
+            **RobometerEval(self, upload_bytes=self.settings.upload_bytes).routes,
         }
         for kind in ("score", "compare", "open", "append", "close"):
             self.routes["POST", f"/{kind}"] = Route(handler=_NativeRoute(self, self._messages, kind))
@@ -111,6 +116,15 @@ class RewardServer:
         running = self._batcher.forward_running_s
         if running > self.limits.forward_timeout_s:
             raise RuntimeError(f"a forward has run for {running:.0f} s, limit {self.limits.forward_timeout_s:g} s")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a forward is running."""
+        return self._batcher.forward_running_s > 0
+
+    async def off_loop(self, work: Callable[[], Result]) -> Result:
+        """Run work that would keep the event loop from others on the threads that decode."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
     async def close(self) -> None:
         """Fail what waits, let the running forward end, free threads."""

@@ -47,10 +47,14 @@ class Dialect(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """An HTTP route of a service, and who may call it: all, whoever may use the model, or the operator."""
+    """An HTTP route of a service, and who may call it: all, whoever may use the model, or the operator.
+
+    `body_bytes` is the route's own cap on a body, where messages of the service may be smaller.
+    """
 
     handler: Callable[[HttpRequest], Awaitable[HttpReply]]
     access: Literal["public", "member", "operator"] = "member"
+    body_bytes: int | None = None
 
 
 class Service(Protocol):

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from clients.errors import RoboserveError
 from clients.wire import encode
 from serving.dialects.messages import Answer, answered, kind_of_message
 from serving.fields import short_text
 from serving.reward_answers import Tally
 
 if TYPE_CHECKING:
+    from models.rewards.contract import RewardSpec
     from serving.auth import Principal
     from serving.reward_server import RewardServer
 
 KINDS = ("score", "compare", "open", "append", "close", "ping")
+
+
+def described(name: str, spec: RewardSpec) -> dict[str, Any]:
+    """Return what every answer says of the model behind it; `name`: the one it is served under."""
+    return {
+        "id": name,
+        "revision": spec.revision,
+        "content_hash": spec.content_hash,
+        "architecture": spec.architecture,
+        "dtype": spec.dtype,
+        "prompt_version": spec.prompt_version,
+    }
 
 
 class RewardMessages:
@@ -28,15 +39,7 @@ class RewardMessages:
 
     def __init__(self, server: RewardServer) -> None:
         self._server = server
-        spec = server.spec
-        self._model = {
-            "id": server.name,
-            "revision": spec.revision,
-            "content_hash": spec.content_hash,
-            "architecture": spec.architecture,
-            "dtype": spec.dtype,
-            "prompt_version": spec.prompt_version,
-        }
+        self._model = described(server.name, server.spec)
 
     async def answer(self, message: dict[str, Any], principal: Principal, *, session: str, received: float) -> Answer:
         """Answer one decoded message, errors included.
@@ -49,20 +52,8 @@ class RewardMessages:
         return await answered(self._counted(message, principal, received), message, service=self._server.name)
 
     async def _counted(self, message: dict[str, Any], principal: Principal, received: float) -> bytes:
-        code = "ok"
-        try:
+        with self._server.metrics.counted(received):
             return await self._answer(message, principal, received)
-        except RoboserveError as error:
-            code = error.code
-            raise
-        except asyncio.CancelledError:
-            code = "abandoned"
-            raise
-        except Exception:
-            code = "internal"
-            raise
-        finally:
-            self._server.metrics.on_request(code, time.perf_counter() - received)
 
     async def _answer(self, message: dict[str, Any], principal: Principal, received: float) -> bytes:
         kind = kind_of_message(message, KINDS, service=self._server.name)
