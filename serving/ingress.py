@@ -153,9 +153,9 @@ class Ingress:
                     if event["type"] == "http.disconnect":
                         raise PeerGoneError
                     parts.append(event.get("body", b""))
-                    self._take(len(parts[-1]), slot)
-                    if slot.bytes > limit:
+                    if slot.bytes + len(parts[-1]) > limit:
                         raise RoboserveError("too_large", f"body: over {limit} bytes")
+                    self._take(len(parts[-1]), slot)
                     if not event.get("more_body"):
                         return b"".join(parts)
         except TimeoutError:
