@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.progress import Progress
+from finetune.bars import counting, progress_bars
 
 app = typer.Typer(help="Robometer: train the embedded model.", no_args_is_help=True)
 
@@ -33,8 +30,8 @@ def vision(
     from finetune.robometer.vision import VisionConfig
 
     recipe = Recipe(data=data, work=work)
-    with _bars() as bars:
-        frames = recipe.load(_decoding(bars))
+    with progress_bars() as bars:
+        frames = recipe.load(counting(bars, "decoding", "episodes"))
         bar = bars.add_task("vision", total=steps, note="")
 
         def report(step: int, loss: float) -> None:
@@ -61,7 +58,7 @@ def train(
     from finetune.robometer.recipe import Recipe
     from finetune.robometer.train import TrainConfig
 
-    with _bars() as bars:
+    with progress_bars() as bars:
         bar = bars.add_task("pairs", total=steps, note="")
 
         def report(step: int, losses: Any) -> None:
@@ -71,24 +68,6 @@ def train(
         config = TrainConfig(out=out, steps=steps, batch=batch, threads=threads, seed=seed, preference=preference)
         folder = Recipe(data=data, work=work).run(config, report, model_id=model_id, revision="1")
     typer.echo(f"checkpoint: {folder}")
-
-
-def _bars() -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    return Progress(*columns)
-
-
-def _decoding(bars: Progress) -> Callable[[int, int], None]:
-    bar = bars.add_task("decoding", total=None, note="episodes")
-    return lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 if __name__ == "__main__":

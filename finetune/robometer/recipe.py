@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from robot_client.robots.metaworld_tasks import find_task
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from torch import Tensor
 
     from models.robometer.losses import Losses
 
@@ -68,15 +71,31 @@ class Recipe:
         train_vision(config, network, data, report=report)
         return network
 
-    def seen(self, network: RobometerNetwork, data: RewardFrames) -> Material:
-        """Put the trained tower into a network and return what stage two learns from."""
-        state = load_file(self.work / "vision" / "state.safetensors")
-        tower = {
+    def tower(self) -> dict[str, Tensor]:
+        """Return the weights of the trained vision tower.
+
+        Raises:
+            FileNotFoundError: stage one has not been run, or not to its end; features of half a tower would be kept.
+        """
+        kept = self.work / "vision"
+        if not (kept / "state.safetensors").is_file():
+            raise FileNotFoundError("vision tower: not trained yet; `python -m finetune.robometer vision` does it")
+        state = load_file(kept / "state.safetensors")
+        steps = json.loads((kept / "config.json").read_text("utf-8"))["steps"]
+        if state["step"] < steps:
+            raise FileNotFoundError(
+                f"vision tower: trained for {int(state['step'])} of {steps} steps; `python -m finetune.robometer "
+                "vision` goes on"
+            )
+        return {
             name.removeprefix("network/visual."): value
             for name, value in state.items()
             if name.startswith("network/visual.")
         }
-        network.model.visual.load_state_dict(tower)
+
+    def seen(self, network: RobometerNetwork, data: RewardFrames) -> Material:
+        """Put the trained tower into a network and return what stage two learns from; raises as `tower`."""
+        network.model.visual.load_state_dict(self.tower())
         features = all_features(network, data, self.sizes, self.work / "features.npy")
         return Material(data=data, features=features, sequencer=Sequencer(self.tokenizer(), EMBEDDED_PROMPT))
 

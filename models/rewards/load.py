@@ -17,6 +17,7 @@ _LOADERS = {
     "robometer": "models.robometer.reward",
     "RBM": "models.robometer.reward",
     "RFM": "models.robometer.reward",
+    "rewind": "models.rewind.reward",
 }
 """What a folder's `config.json` calls its architecture, and the module whose `load(folder)` reads it. RBM and RFM are
 the published names of Robometer."""

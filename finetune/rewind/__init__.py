@@ -1,0 +1,1 @@
+"""Training ReWiND: the embedded model, on features of frozen encoders."""

@@ -1,0 +1,1 @@
+"""ReWiND: progress of a clip towards an instruction, read by a small causal transformer from frozen encoders."""
