@@ -159,6 +159,35 @@ def relabel(
     raise typer.Exit(verb.run(command, api_key_file))
 
 
+@app.command()
+def score(
+    video: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An mp4 file.")],
+    *,
+    task: Annotated[str, typer.Option(help="What is to be done in it, in words.")],
+    model: Annotated[
+        str | None, typer.Option(help="zoo:NAME or a checkpoint's folder to run it here; else a served model's name.")
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="ws://HOST:PORT, or .../reward/NAME; the platform that `up` started when left out."),
+    ] = None,
+    fps: Annotated[float | None, typer.Option(min=0.01, help="Frames a second; all when left out.")] = None,
+    mode: Annotated[Literal["prefix", "single_pass", "final"], typer.Option(help="Progress mode.")] = "prefix",
+    frame_policy: Annotated[
+        str | None, typer.Option(help="Frames shown, as linspace-8; the model's own when left out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; runs/score-TIME when left out.")] = None,
+    api_key_file: KeyFileOption = None,
+) -> None:
+    """Ask a reward model how far a video gets at a task: values, a plot, and a film with the curve beside it."""
+    from roboserve import score as verb
+
+    command = verb.ScoreCommand(
+        video=video, task=task, model=model, server=server, fps=fps, mode=mode, frame_policy=frame_policy, out=out
+    )
+    raise typer.Exit(verb.run(command, api_key_file))
+
+
 @evaluate_app.callback()
 def evaluate() -> None:
     """How good a model is, beside a baseline: tables, plots and JSON."""

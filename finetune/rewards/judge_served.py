@@ -59,7 +59,7 @@ class ServedJudge:
         )
         self.compares = "compare" in contract.supports
 
-    def keep(self, frames: Iterable[NDArray[np.uint8]], count: int) -> range:
+    def keep(self, frames: Iterable[NDArray[np.uint8]], count: int | None = None) -> range:
         """See `Judge`."""
         return kept(self._store, map(self._pack, frames), count)
 

@@ -13,7 +13,7 @@ from clients.errors import RoboserveError
 from finetune.relabel.frames import FrameStore
 from finetune.relabel.labeller import Labels, ModelFacts, checked_labels
 from models.rewards.contract import Pair, Query
-from models.rewards.frames import MODES, FramePolicy, merged
+from models.rewards.frames import MODES, merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -68,8 +68,8 @@ class Judge(Protocol):
         """Whether it tells which of two clips is better."""
         ...
 
-    def keep(self, frames: Iterable[NDArray[np.uint8]], count: int) -> range:
-        """Keep `count` frames, RGB uint8 (h, w, 3) of any size, and return their rows."""
+    def keep(self, frames: Iterable[NDArray[np.uint8]], count: int | None = None) -> range:
+        """Keep frames, RGB uint8 (h, w, 3) of any size, and return their rows; `count`: how many there must be."""
         ...
 
     def curve(self, instruction: str, rows: range, plan: Plan) -> Labels:
@@ -111,9 +111,9 @@ class Clock:
     def __init__(self) -> None:
         self._rows = 0
 
-    def keep(self, frames: Iterable[NDArray[np.uint8]], count: int) -> range:
-        """Count them; nothing is decoded."""
-        del frames
+    def keep(self, frames: Iterable[NDArray[np.uint8]], count: int | None = None) -> range:
+        """Count them; nothing is decoded where their number is known."""
+        count = sum(1 for _ in frames) if count is None else count
         self._rows += count
         return range(self._rows - count, self._rows)
 
@@ -166,7 +166,7 @@ class LocalJudge:
         )
         self.compares = spec.supports_compare
 
-    def keep(self, frames: Iterable[NDArray[np.uint8]], count: int) -> range:
+    def keep(self, frames: Iterable[NDArray[np.uint8]], count: int | None = None) -> range:
         """See `Judge`."""
         return kept(self._store, (self._features.pack(frame) for frame in frames), count)
 
@@ -248,16 +248,16 @@ def open_judge(model: str, *, api_key: str | None = None, options: dict[str, obj
     return LocalJudge(load_model(model, options or {}))
 
 
-def kept(store: FrameStore, packed: Iterable[bytes], count: int) -> range:
+def kept(store: FrameStore, packed: Iterable[bytes], count: int | None) -> range:
     """Add frames to a store and return their rows.
 
     Raises:
-        RoboserveError: `invalid_request` where there are not `count`.
+        RoboserveError: `invalid_request` where there are not `count`, if that is given.
     """
     start = len(store)
     for frame in packed:
         store.add(frame)
-    if len(store) - start != count:
+    if count is not None and len(store) - start != count:
         raise RoboserveError("invalid_request", f"clip: {len(store) - start} frames, {count} were expected")
     return range(start, len(store))
 
@@ -274,11 +274,6 @@ def batches(items: Sequence[Item], sizes: Sequence[int], limit: int) -> Iterator
         spent += size
     if group:
         yield group
-
-
-def shown(policy: FramePolicy, path: Sequence[int]) -> tuple[int, ...]:
-    """Return which rows of a path a policy shows."""
-    return tuple(path[index] for index in policy.indices(len(path)))
 
 
 def checked_chance(value: float) -> float:
