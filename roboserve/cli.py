@@ -212,7 +212,9 @@ def evaluate_reward(
     every: Annotated[int, typer.Option(help="A value for every n-th frame only.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Most episodes of each task, for a quick look.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the pairs and of the intervals.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Output folder; runs/evaluate-TIME when left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder, where a killed run goes on; runs/evaluate-TIME when left out.")
+    ] = None,
     api_key_file: KeyFileOption = None,
 ) -> None:
     """Judge rollouts of known quality: progress, ranking, instructions, preference; a clock always stands beside."""

@@ -70,9 +70,10 @@ def reward(command: RewardCommand, key_file: Path | None) -> int:
         )
         key = api_key(key_file)
         names = [name for name in (command.model, command.against) if name is not None]
-        with _Bars(console) as bars:
-            found = evaluate([partial(open_judge, name, api_key=key) for name in names], material, config, bars.report)
         out = command.out or Path("runs") / time.strftime("evaluate-%Y%m%d-%H%M%S")
+        judges = [partial(open_judge, name, api_key=key) for name in names]
+        with _Bars(console) as bars:
+            found = evaluate(judges, material, config, journals=out, report=bars.report)
         files = write(found, out)
     except (RoboserveError, OSError, ValueError) as error:
         console.print(f"[red]{escape(str(error))}[/red]", highlight=False)

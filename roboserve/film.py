@@ -40,7 +40,7 @@ class CurvePanel:
     ) -> None:
         self._seconds = seconds
         figure = Figure(figsize=(_PANEL_WIDTH / _DPI, _HEIGHT / _DPI), dpi=_DPI, facecolor="white")
-        self._canvas = FigureCanvasAgg(figure)
+        self._canvas: Any = FigureCanvasAgg(figure)
         axes = figure.add_axes((0.1, 0.13, 0.86, 0.58))
         clip_axes(axes, seconds, "")
         axes.tick_params(labelsize=11)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clients.errors import RoboserveError
+from finetune.relabel.config import Plan
 from finetune.rewards import plots
 from finetune.rewards.examine import Answers, examine
 from finetune.rewards.figures import Row, confusion_matrix, make_row
+from finetune.rewards.journal import Journal
 from finetune.rewards.judges import Clock
 from finetune.rewards.pairs import known_pairs
 from robot_client.robots.metaworld_more_tasks import HELD_OUT, TRAINED
@@ -86,12 +88,15 @@ def evaluate(
     judges: Sequence[Callable[[], Judge]],
     material: Material,
     config: EvaluateConfig,
+    *,
+    journals: Path | None = None,
     report: Callable[[str, str, int, int], None] = lambda *_: None,
 ) -> Evaluation:
     """Put every judge and the clock through the same questions.
 
     Args:
         judges: what opens each; one is closed before the next is opened. They go by their models' ids.
+        journals: folder that keeps answers until all are there: killed, the same call goes on where it was.
         report: told (judge, stage, done, total).
 
     Raises:
@@ -100,15 +105,19 @@ def evaluate(
     groups = _groups(config.groups, material.tasks)
     pairs = known_pairs(material, seed=config.seed)
     found: dict[str, JudgeResult] = {}
+    kept: list[Journal] = []
     for opened in (*judges, Clock):
         with closing(opened()) as judge:
             name = _free_name(judge.facts, found)
+            policy = config.frame_policy or judge.facts.frame_policy
+            plan = Plan(mode="prefix", frame_policy=policy, every=config.every)
+            kept.append(Journal(journals, [judge.facts.to_map(), asdict(plan), config.seed, material.to_map()]))
             answers = examine(
                 judge,
                 material,
                 pairs,
-                frame_policy=config.frame_policy,
-                every=config.every,
+                plan,
+                journal=kept[-1],
                 report=lambda stage, done, total, name=name: report(name, stage, done, total),  # type: ignore[misc]
             )
         rows = [make_row(group, tasks, material, answers, seed=config.seed) for group, tasks in groups.items()]
@@ -116,6 +125,8 @@ def evaluate(
         found[name] = JudgeResult(answers=answers, groups=tuple(rows), tasks=tuple(single))
     models = [result for name, result in found.items() if name != CLOCK]
     drift = _drift(models[0].answers, models[1].answers) if len(models) > 1 else None
+    for journal in kept:
+        journal.remove()
     return Evaluation(config=config, material=material, judges=found, drift=drift)
 
 

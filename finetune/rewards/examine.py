@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from finetune.relabel.config import Plan
+import numpy as np
+
+from finetune.relabel.labeller import Labels
 from finetune.rewards.judges import Ask, PairAsk
 from finetune.rewards.material import BEST
 from models.rewards.frames import FramePolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import TypeAlias
 
-    from finetune.relabel.labeller import Labels, ModelFacts
+    from finetune.relabel.config import Plan
+    from finetune.relabel.labeller import ModelFacts
+    from finetune.rewards.journal import Journal
     from finetune.rewards.judges import Judge
     from finetune.rewards.material import Material
     from finetune.rewards.pairs import KnownPair, Played
@@ -58,65 +62,79 @@ def examine(
     judge: Judge,
     material: Material,
     pairs: Sequence[KnownPair],
+    plan: Plan,
     *,
-    frame_policy: str | None = None,
-    every: int = 1,
+    journal: Journal,
     report: Report,
 ) -> Answers:
-    """Ask everything.
+    """Ask everything that the journal does not know.
 
     Args:
-        frame_policy: which frames are shown; None for the judge's own.
-        every: a value for every n-th frame only, and the last.
+        plan: which frames get a value, in mode "prefix", and which are shown for it.
         report: told (stage, done, total).
 
     Raises:
         RoboserveError: a video is damaged, or the judge gives no values.
     """
-    plan = Plan(mode="prefix", frame_policy=frame_policy or judge.facts.frame_policy, every=every)
-    rows: list[range] = []
-    curves: list[Labels] = []
-    for rollout in material.rollouts:
-        rows.append(judge.keep(rollout.frames(), rollout.length))
-        curves.append(judge.curve(rollout.instruction, rows[-1], plan))
-        report("rollouts", len(curves), len(material.rollouts))
+    exam = _Exam(judge, material, plan.policy, journal, report)
     return Answers(
         facts=judge.facts,
         plan=plan,
-        curves=tuple(curves),
-        crossed=_cross(judge, material, rows, plan.policy, report),
-        pairs=_compare(judge, pairs, rows, plan.policy, report) if judge.compares else None,
+        curves=tuple(exam.curves(plan)),
+        crossed=exam.crossed(),
+        pairs=tuple(exam.pairs(pairs)) if judge.compares else None,
     )
 
 
-def _cross(
-    judge: Judge, material: Material, rows: Sequence[range], policy: FramePolicy, report: Report
-) -> dict[tuple[int, str], float]:
-    """Judge every success by every task's instruction; one video at a time, so that its frames are seen once."""
-    found: dict[tuple[int, str], float] = {}
-    successes = [index for index, rollout in enumerate(material.rollouts) if rollout.quality == BEST]
-    for done, index in enumerate(successes if len(material.tasks) > 1 else ()):
-        shown = tuple(rows[index][frame] for frame in policy.indices(len(rows[index])))
-        asks = [Ask(instruction=words, rows=shown) for words in material.instructions.values()]
-        for task, final in zip(material.tasks, judge.finals(asks), strict=True):
-            found[index, task] = final.progress
-        report("other instructions", done + 1, len(successes))
-    return found
+class _Exam:
+    def __init__(self, judge: Judge, material: Material, policy: FramePolicy, journal: Journal, report: Report) -> None:
+        self._judge, self._material, self._policy = judge, material, policy
+        self._journal, self._report = journal, report
+        self._rows: list[range] = []
 
+    def curves(self, plan: Plan) -> Iterator[Labels]:
+        """Keep every rollout's frames and judge it by its own instruction."""
+        for number, rollout in enumerate(self._material.rollouts):
+            self._rows.append(self._judge.keep(rollout.frames(), rollout.length))
+            known = self._journal.get("curve", number)
+            if known is None:
+                labels = self._judge.curve(rollout.instruction, self._rows[-1], plan)
+                self._journal.put("curve", number, _listed(labels))
+            else:
+                labels = _labels(known)
+            yield labels
+            self._report("rollouts", number + 1, len(self._material.rollouts))
 
-def _compare(
-    judge: Judge, pairs: Sequence[KnownPair], rows: Sequence[range], policy: FramePolicy, report: Report
-) -> tuple[PairAnswer, ...]:
-    found: list[PairAnswer] = []
-    for start in range(0, len(pairs), _AT_ONCE):
-        group = pairs[start : start + _AT_ONCE]
-        asks = [pair_ask(pair, rows, policy) for pair in group]
-        swapped = [replace(ask, first=ask.second, second=ask.first) for ask in asks]
-        chances = judge.prefer([*asks, *swapped])
-        for at, pair in enumerate(group):
-            found.append(PairAnswer(pair=pair, better_first=chances[at], better_second=1.0 - chances[len(group) + at]))
-        report("pairs", len(found), len(pairs))
-    return tuple(found)
+    def crossed(self) -> dict[tuple[int, str], float]:
+        """Judge every success by every task's instruction; one video at a time, so that its frames are seen once."""
+        material = self._material
+        found: dict[tuple[int, str], float] = {}
+        successes = [index for index, rollout in enumerate(material.rollouts) if rollout.quality == BEST]
+        for done, index in enumerate(successes if len(material.tasks) > 1 else ()):
+            finals = self._journal.get("crossed", index)
+            if finals is None:
+                rows = self._rows[index]
+                shown = tuple(rows[frame] for frame in self._policy.indices(len(rows)))
+                asks = [Ask(instruction=words, rows=shown) for words in material.instructions.values()]
+                finals = [final.progress for final in self._judge.finals(asks)]
+                self._journal.put("crossed", index, finals)
+            found |= {(index, task): float(final) for task, final in zip(material.tasks, finals, strict=True)}
+            self._report("other instructions", done + 1, len(successes))
+        return found
+
+    def pairs(self, pairs: Sequence[KnownPair]) -> Iterator[PairAnswer]:
+        """Ask for every pair in both orders."""
+        for start in range(0, len(pairs), _AT_ONCE):
+            group = pairs[start : start + _AT_ONCE]
+            chances = self._journal.get("pairs", start)
+            if chances is None:
+                asks = [pair_ask(pair, self._rows, self._policy) for pair in group]
+                swapped = [replace(ask, first=ask.second, second=ask.first) for ask in asks]
+                chances = self._judge.prefer([*asks, *swapped])
+                self._journal.put("pairs", start, chances)
+            for at, pair in enumerate(group):
+                yield PairAnswer(pair=pair, better_first=chances[at], better_second=1.0 - chances[len(group) + at])
+            self._report("pairs", start + len(group), len(pairs))
 
 
 def pair_ask(pair: KnownPair, rows: Sequence[range], policy: FramePolicy) -> PairAsk:
@@ -134,3 +152,17 @@ def pair_ask(pair: KnownPair, rows: Sequence[range], policy: FramePolicy) -> Pai
 def _shown(played: Played, rows: Sequence[range], policy: FramePolicy) -> tuple[int, ...]:
     path = [rows[played.rollout][frame] for frame in played.frames]
     return tuple(path[index] for index in policy.indices(len(path)))
+
+
+def _listed(labels: Labels) -> list[list[float] | None]:
+    success = None if labels.success is None else labels.success.tolist()
+    return [labels.frames.tolist(), labels.progress.tolist(), success]
+
+
+def _labels(listed: list[list[float] | None]) -> Labels:
+    frames, progress, success = listed
+    return Labels(
+        frames=np.asarray(frames, np.int64),
+        progress=np.asarray(progress, np.float32),
+        success=None if success is None else np.asarray(success, np.float32),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clients.errors import RoboserveError
 from models.rewards.metrics import QUALITIES
@@ -69,6 +69,14 @@ class Material:
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks."""
         return tuple(self.instructions)
+
+    def to_map(self) -> dict[str, Any]:
+        """Return what pins the rollouts and the words they are judged by, as plain values."""
+        rollouts = [
+            [str(each.reader.root.resolve()), each.episode.index, each.length, each.camera, each.instruction]
+            for each in self.rollouts
+        ]
+        return {"rollouts": rollouts, "instructions": dict(self.instructions)}
 
     def of(self, task: str, *, quality: str | None = None) -> list[int]:
         """Return the indices of a task's rollouts."""

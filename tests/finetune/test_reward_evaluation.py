@@ -214,6 +214,30 @@ def test_every_frame_is_encoded_once(data: Path):
     assert model.encoded == len(load_material([data]).rollouts) * LENGTH
 
 
+def test_a_run_that_was_killed_goes_on_where_it_was(data: Path, oracle: Evaluation, tmp_path: Path):
+    class Asked(OracleReward):
+        queries = 0
+
+        def score(self, queries):
+            Asked.queries += len(queries)
+            return super().score(queries)
+
+    def stop(_judge: str, stage: str, done: int, _total: int) -> None:
+        if (stage, done) == ("other instructions", 2):
+            raise KeyboardInterrupt
+
+    material, opened = load_material([data]), [lambda: LocalJudge(Asked())]
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(opened, material, EvaluateConfig(), journals=tmp_path, report=stop)
+    (journal,) = tmp_path.iterdir()
+    with journal.open("a", encoding="utf-8") as sink:
+        sink.write('["crossed", 3, [0.1')
+    found = evaluate(opened, material, EvaluateConfig(), journals=tmp_path)
+    assert to_map(found) == to_map(oracle)
+    assert Asked.queries == 12 * (LENGTH - 8 + 1) + 4 * 2, "nothing is asked twice"
+    assert not list(tmp_path.iterdir())
+
+
 def test_leaving_frames_out_keeps_the_last_value(data: Path, oracle: Evaluation):
     sparse = evaluated(data, OracleReward(), every=5).judges["oracle"]
     assert [list(curve.frames) for curve in sparse.answers.curves[:1]] == [[0, 5, 10, 11]]
@@ -314,4 +338,4 @@ def test_the_command_says_what_it_cannot_use(data: Path, tmp_path: Path, argumen
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 1
     assert message in " ".join(done.output.split())
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out/evaluation.json").exists()
