@@ -22,6 +22,7 @@ from models.robometer.network import RobometerNetwork, decode_progress
 from models.robometer.prompt import ASKING_TOKENS, EMBEDDED_PROMPT, PromptTemplate, neutral
 from models.robometer.reward import RobometerReward
 from models.robometer.sequence import Sequencer, rotary_positions
+from tests.models.reward_contract import RewardContract
 
 SIZES = Sizes(image=64, vision_width=64, vision_layers=3, vision_heads=2, deepstack=(0, 1), width=64, layers=3, heads=2)
 TEXTS = ("open the drawer", "push the red button", EMBEDDED_PROMPT.progress_before, EMBEDDED_PROMPT.preference_before)
@@ -50,6 +51,10 @@ def model(folder):
 def frames():
     random = np.random.default_rng(0)
     return [random.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(9)]
+
+
+class TestContract(RewardContract):
+    """Robometer keeps what every reward model promises."""
 
 
 def values(model, frames, task="open the drawer"):
