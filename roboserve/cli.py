@@ -102,6 +102,7 @@ def demo(
     server: Annotated[str | None, typer.Option(help="Use a running platform at ws://HOST:PORT.")] = None,
     out: Annotated[Path | None, typer.Option(help="Report folder; runs/demo-TIME when left out.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first scene.")] = 10_000,
+    reward: Annotated[str, typer.Option(help="Served reward model that watches, or none.")] = "robometer",
 ) -> None:
     """Start the platform, let simulated robots do their tasks through it, and write a report with videos."""
     from roboserve.demo import DemoSettings, run_demo
@@ -109,7 +110,14 @@ def demo(
 
     chosen = tuple(tasks.split(",")) if tasks else tuple(TASKS)
     settings = DemoSettings(
-        config=config, server=server, tasks=chosen, episodes=episodes, robots=robots, seed=seed, out=out
+        config=config,
+        server=server,
+        tasks=chosen,
+        episodes=episodes,
+        robots=robots,
+        reward=None if reward == "none" else reward,
+        seed=seed,
+        out=out,
     )
     raise typer.Exit(run_demo(settings))
 

@@ -39,6 +39,7 @@ class DemoSettings:
         server: ws:// address of a running platform; None starts one on a free port.
         tasks: MetaWorld tasks; `episodes` of each, with seeds from `seed`.
         robots: simulated robots that run at once, so that the server has something to batch.
+        reward: served reward model that watches every episode; None for no curves.
         out: report folder; None names it after the time.
     """
 
@@ -47,6 +48,7 @@ class DemoSettings:
     tasks: tuple[str, ...] = tuple(TASKS)
     episodes: int = 3
     robots: int = 2
+    reward: str | None = "robometer"
     seed: int = 10_000
     out: Path | None = None
 
@@ -89,6 +91,7 @@ def run_demo(settings: DemoSettings) -> int:
 
 def _command(settings: DemoSettings) -> str:
     chosen = "" if settings.tasks == tuple(TASKS) else f" --tasks {','.join(settings.tasks)}"
+    chosen += "" if settings.reward == DemoSettings.reward else f" --reward {settings.reward or 'none'}"
     return f"roboserve demo --episodes {settings.episodes} --robots {settings.robots} --seed {settings.seed}{chosen}"
 
 
@@ -113,7 +116,7 @@ def _platform(settings: DemoSettings, folder: Path, console: Console) -> Iterato
             env={**os.environ, "ROBOSERVE_STATE_DIR": str((folder / "platform").resolve())},
         )
     try:
-        with console.status("starting the platform (Ray Serve, HAProxy, the policy)"):
+        with console.status("starting the platform (Ray Serve, HAProxy, the policy, the reward model)"):
             yield "ws" + _wait_ready(process, log).removeprefix("http")
     finally:
         process.terminate()
@@ -142,7 +145,9 @@ def _run_fleet(settings: DemoSettings, folder: Path, server: str, console: Conso
     for _ in range(settings.robots):
         jobs.put(None)
     robots = [
-        context.Process(target=drive, args=(server, folder / "episodes", jobs, told), name=f"robot-{number}")
+        context.Process(
+            target=drive, args=(server, settings.reward, folder / "episodes", jobs, told), name=f"robot-{number}"
+        )
         for number in range(settings.robots)
     ]
     for robot in robots:
@@ -190,4 +195,5 @@ def _watch(settings: DemoSettings, robots: list[Any], told: Any, console: Consol
 def _line(news: Progress, succeeded: int, done: int) -> str:
     verdict = "[green]success[/green]" if news.success else f"[red]{news.ended}[/red]"
     figures = f"{news.rate_hz:.1f} Hz, latency {news.latency_p50_ms:.0f} ms"
+    figures += "" if news.progress is None else f", progress {news.progress:.2f}"
     return f"{succeeded}/{done} succeeded; {news.task} {news.seed}: {verdict}, {figures}"

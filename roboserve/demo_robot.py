@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from robot_client.loop import Episode
     from robot_client.records import EpisodeInfo, EpisodeReport, TickRecord
     from robot_client.robot import RobotObservation
+    from robot_client.subscribers import Subscriber
+    from robot_client.subscribers.reward_stream import RewardStreamConfig
 
 _FRAMES_WAITING = 512
+_JUDGED_HZ = 10.0
+"""The rate of the rollouts that the embedded reward model learned from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What a robot tells the demo: `success` is None until the episode ended."""
+    """What a robot tells the demo: `success` is None until the episode ended, `progress` without a reward model."""
 
     task: str
     seed: int
@@ -36,6 +40,7 @@ class Progress:
     success: bool | None = None
     rate_hz: float = 0.0
     latency_p50_ms: float = 0.0
+    progress: float | None = None
     error: str | None = None
 
 
@@ -80,11 +85,12 @@ class EpisodeVideo:
         self._encoder.add(image)
 
 
-def drive(server: str, folder: Path, jobs: Any, told: Any) -> None:
+def drive(server: str, reward: str | None, folder: Path, jobs: Any, told: Any) -> None:
     """Work through jobs until there are none left; runs in a process of its own.
 
     Args:
         server: websocket address of the platform.
+        reward: name of the reward model that watches; None for none.
         folder: where each episode gets its folder.
         jobs: queue of `Job`, None at its end.
         told: queue that gets a `Progress` before and after every episode.
@@ -100,23 +106,28 @@ def drive(server: str, folder: Path, jobs: Any, told: Any) -> None:
     signal.signal(signal.SIGTERM, stop)
     while (job := jobs.get()) is not None:
         try:
-            _work(server, folder, job, told, interrupted)
+            _work(server, reward, folder, job, told, interrupted)
         except KeyboardInterrupt:
             return
         except Exception as error:  # noqa: BLE001
             told.put(Progress(task=job.task, seed=job.seeds[0], error=f"{type(error).__name__}: {error}"))
 
 
-def _work(server: str, folder: Path, job: Job, told: Any, running: list[Episode]) -> None:
+def _work(server: str, reward: str | None, folder: Path, job: Job, told: Any, running: list[Episode]) -> None:
     from robot_client.link import LinkConfig, PolicyLink
     from robot_client.loop import Episode, EpisodeConfig
     from robot_client.punctuality import prefer_punctuality
     from robot_client.robots.metaworld import CONTROL_HZ, MAX_STEPS, MetaWorldRobot
+    from robot_client.subscribers.reward_stream import RewardStream
     from robot_client.subscribers.timing_log import TimingLog
 
     robot = MetaWorldRobot(job.task)
     log = TimingLog(folder / job.task)
-    video = EpisodeVideo(lambda: log.folder)
+    subscribers: list[Subscriber] = [log, EpisodeVideo(lambda: log.folder)]
+    stream = None
+    if reward is not None:
+        stream = RewardStream(_reward_config(server, reward), lambda: log.folder)
+        subscribers.append(stream)
     prefer_punctuality()
     try:
         with PolicyLink(LinkConfig(server), robot.interface) as link:
@@ -124,16 +135,25 @@ def _work(server: str, folder: Path, job: Job, told: Any, running: list[Episode]
                 told.put(Progress(task=job.task, seed=seed))
                 limit_s = MAX_STEPS / CONTROL_HZ + 1.0
                 config = EpisodeConfig(instruction=robot.instruction, max_seconds=limit_s, task=job.task, seed=seed)
-                episode = Episode(robot, link, config, [log, video])
+                episode = Episode(robot, link, config, subscribers)
                 running[:] = [episode]
                 report = episode.run()
                 running.clear()
-                told.put(_outcome(report, seed))
+                told.put(_outcome(report, seed, None if stream is None else stream.latest))
     finally:
+        if stream is not None:
+            stream.close()
         robot.close()
 
 
-def _outcome(report: EpisodeReport, seed: int) -> Progress:
+def _reward_config(server: str, reward: str) -> RewardStreamConfig:
+    from robot_client.subscribers.reward_stream import RewardStreamConfig
+
+    # Raw: the frames are small by then, the server is this machine, and encoding would cost the robot's process.
+    return RewardStreamConfig(server, model=reward, rate_hz=_JUDGED_HZ, codec="raw")
+
+
+def _outcome(report: EpisodeReport, seed: int, progress: float | None) -> Progress:
     return Progress(
         task=report.info.task,
         seed=seed,
@@ -141,4 +161,5 @@ def _outcome(report: EpisodeReport, seed: int) -> Progress:
         success=bool(report.success),
         rate_hz=report.rate_hz,
         latency_p50_ms=report.latency_ms.get("p50", 0.0),
+        progress=progress,
     )

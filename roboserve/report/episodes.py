@@ -1,4 +1,4 @@
-"""Reads a run folder: `episodes/TASK/NNNN-.../` with what `robot_client.subscribers.timing_log` writes, and a video."""
+"""Reads a run folder: `episodes/TASK/NNNN-.../` with a video and what the robot client's subscribers write."""
 
 from __future__ import annotations
 
@@ -41,6 +41,18 @@ class EpisodeData:
         """Lines of `requests.jsonl`."""
         return _lines(self.folder / "requests.jsonl")
 
+    @cached_property
+    def reward(self) -> dict[str, Any] | None:
+        """What `robot_client.subscribers.reward_stream` wrote; None where no reward model was asked."""
+        path = self.folder / "reward.json"
+        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+    @property
+    def final_progress(self) -> float | None:
+        """The reward model's progress after the last frame that it judged."""
+        values = self.reward["values"] if self.reward else []
+        return float(values[-1]["progress"]) if values else None
+
     @property
     def video(self) -> Path | None:
         """The film, if there is one."""
@@ -50,11 +62,16 @@ class EpisodeData:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRow:
-    """One row of the table. Latency is from the observation to the chunk in the queue, ms; None without an answer."""
+    """One row of the table.
+
+    Latency is from the observation to the chunk in the queue, ms; None without an answer. Progress is the mean of what
+    the reward model gave the episodes' last frames; None without one.
+    """
 
     task: str
     episodes: int
     successes: int
+    progress: float | None
     rate_hz: float
     within_2ms: float
     p50_ms: float | None
@@ -92,14 +109,21 @@ def notable_events(item: EpisodeData) -> list[dict[str, Any]]:
     return [event for event in item.summary["events"] if event["kind"] != "connected" or event["time_s"] > 0]
 
 
+def reward_faults(episodes: list[EpisodeData]) -> Counter[str]:
+    """Return why reward models stopped judging, each with the number of episodes."""
+    return Counter(item.reward["fault"] for item in episodes if item.reward and item.reward["fault"])
+
+
 def _row(task: str, episodes: list[EpisodeData]) -> TaskRow:
     times, sizes = latencies(episodes), batch_sizes(episodes)
     ticks = sum(item.summary["ticks"] for item in episodes)
+    judged = [item.final_progress for item in episodes if item.final_progress is not None]
     weights = [item.summary["ticks"] for item in episodes] if ticks else None
     return TaskRow(
         task=task,
         episodes=len(episodes),
         successes=sum(item.success for item in episodes),
+        progress=float(np.mean(judged)) if judged else None,
         rate_hz=float(np.average([item.summary["rate_hz"] for item in episodes], weights=weights)),
         within_2ms=float(np.average([item.summary["within_2ms"] for item in episodes], weights=weights)),
         p50_ms=float(np.percentile(times, 50)) if times else None,

@@ -16,7 +16,8 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from roboserve.report.charts import batch_chart, latency_chart, lateness_chart, timeline_chart
-from roboserve.report.episodes import EpisodeData, notable_events, read_episodes
+from roboserve.report.curves import Curve, curve_of, film_curve, small_curves
+from roboserve.report.episodes import EpisodeData, notable_events, read_episodes, reward_faults
 from roboserve.report.table import HEADINGS, cells
 
 _VIDEOS_PER_TASK = 1
@@ -25,7 +26,7 @@ _VERSIONS = ("ray", "torch", "numpy", "mujoco", "metaworld", "websockets")
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """A video on the page."""
+    """A video on the page, and the reward model's curve; None where it has none."""
 
     task: str
     instruction: str
@@ -34,6 +35,18 @@ class Film:
     ended: str
     seconds: float
     data: str
+    curve: Curve | None
+    drawn: Markup | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskCurves:
+    """The curves of all episodes of a task."""
+
+    task: str
+    successes: int
+    episodes: int
+    drawn: Markup
 
 
 def write_report(folder: Path) -> Path:
@@ -53,9 +66,12 @@ def write_report(folder: Path) -> Path:
         successes=sum(item.success for item in episodes),
         headings=HEADINGS,
         rows=lines[:-1],
-        total=lines[-1] if lines else None,
+        total=dict(zip(HEADINGS, lines[-1], strict=True)) if lines else None,
         films=_films(episodes),
+        curves=_task_curves(episodes),
         model=_model(episodes),
+        reward=_reward(episodes),
+        reward_faults=reward_faults(episodes),
         machine=f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}",
         versions=_versions(),
         events=_events(episodes),
@@ -89,7 +105,7 @@ def _films(episodes: list[EpisodeData]) -> list[Film]:
 
 
 def _film(item: EpisodeData, video: Path) -> Film:
-    summary = item.summary
+    summary, curve = item.summary, curve_of(item)
     return Film(
         task=item.task,
         instruction=summary["instruction"],
@@ -98,7 +114,20 @@ def _film(item: EpisodeData, video: Path) -> Film:
         ended=summary["ended"],
         seconds=summary["seconds"],
         data=base64.b64encode(video.read_bytes()).decode(),
+        curve=curve,
+        drawn=film_curve(curve) if curve is not None and curve.times else None,
     )
+
+
+def _task_curves(episodes: list[EpisodeData]) -> list[TaskCurves]:
+    found = []
+    for task in dict.fromkeys(item.task for item in episodes):
+        own = [(curve, item.success) for item in episodes if item.task == task and (curve := curve_of(item))]
+        curves = [(curve, success) for curve, success in own if curve.times]
+        if curves:
+            won = sum(success for _, success in curves)
+            found.append(TaskCurves(task=task, successes=won, episodes=len(curves), drawn=small_curves(curves)))
+    return found
 
 
 def _model(episodes: list[EpisodeData]) -> dict[str, str]:
@@ -106,6 +135,12 @@ def _model(episodes: list[EpisodeData]) -> dict[str, str]:
         return {"name": "-", "revision": "-"}
     revisions = dict.fromkeys(revision for item in episodes for revision in item.summary["revisions"])
     return {"name": episodes[0].summary["model"], "revision": ", ".join(revisions) or "-"}
+
+
+def _reward(episodes: list[EpisodeData]) -> str | None:
+    """Return the reward models that judged, and the revision of each."""
+    judges = [item.reward for item in episodes if item.reward and item.reward["model"]]
+    return ", ".join(dict.fromkeys(f"{judge['model']}, revision {judge['revision']}" for judge in judges)) or None
 
 
 def _versions() -> str:
@@ -124,9 +159,23 @@ def _events(episodes: list[EpisodeData]) -> list[dict[str, Any]]:
     for item in episodes:
         name = f"{item.task}, scene {item.summary['seed']}"
         found += [{"episode": name, **event} for event in notable_events(item)]
+        found += _reward_events(name, item)
         holds = {reason: count for reason, count in item.summary["holds"].items() if reason != "waiting"}
         found += [
             {"episode": name, "kind": "hold", "time_s": None, "message": f"{count} ticks held: {reason}"}
             for reason, count in holds.items()
         ]
+    return found
+
+
+def _reward_events(name: str, item: EpisodeData) -> list[dict[str, Any]]:
+    reward = item.reward
+    if reward is None:
+        return []
+    found = []
+    if reward["dropped"]:
+        text = f"{reward['dropped']} of {reward['offered']} frames were dropped: too many waited for a value"
+        found.append({"episode": name, "kind": "reward", "time_s": None, "message": text})
+    if reward["fault"]:
+        found.append({"episode": name, "kind": "reward", "time_s": None, "message": reward["fault"]})
     return found

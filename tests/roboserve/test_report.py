@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def episode(folder: Path, task: str, *, success: bool, latency_ms: float, events: list[dict] | None = None) -> None:
+def reward(*progress: float, fault: str | None = None) -> dict:
+    values = [
+        {"tick": 2 * place, "time_s": place / 10, "progress": value, "success": value / 2, "latency_ms": 9.0}
+        for place, value in enumerate(progress)
+    ]
+    model = {"model": "robometer", "revision": "3", "content_hash": "0"} if progress else {"model": None}
+    return {**model, "rate_hz": 10.0, "values": values, "offered": 3, "dropped": 0, "fault": fault}
+
+
+def episode(
+    folder: Path,
+    task: str,
+    *,
+    success: bool,
+    latency_ms: float,
+    events: list[dict] | None = None,
+    judged: dict | None = None,
+) -> None:
     folder.mkdir(parents=True)
     ticks = [
         {
@@ -45,6 +63,7 @@ def episode(folder: Path, task: str, *, success: bool, latency_ms: float, events
         "ended": "finished" if success else "max_seconds",
         "seconds": 0.25,
         "ticks": 5,
+        "control_hz": 20.0,
         "rate_hz": 20.0,
         "within_2ms": 1.0,
         "held_ticks": 1,
@@ -56,6 +75,8 @@ def episode(folder: Path, task: str, *, success: bool, latency_ms: float, events
     (folder / "ticks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in ticks), "utf-8")
     (folder / "requests.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (request, refused)), "utf-8")
     (folder / "episode.json").write_text(json.dumps(summary), "utf-8")
+    if judged is not None:
+        (folder / "reward.json").write_text(json.dumps(judged), "utf-8")
     video = VideoEncoder(folder / "video.mp4", fps=20, size=(32, 32))
     for _ in range(5):
         video.add(np.full((32, 32, 3), 128, np.uint8))
@@ -68,9 +89,11 @@ def run(tmp_path: Path) -> Path:
         json.dumps({"started_unix": 0, "seconds": 9.0, "command": "roboserve demo"}), "utf-8"
     )
     lost = {"kind": "lost", "time_s": 1.5, "message": "the server <closed> the connection", "code": "unavailable"}
-    episode(tmp_path / "episodes" / "open" / "0000", "open", success=True, latency_ms=20.0)
-    episode(tmp_path / "episodes" / "open" / "0001", "open", success=True, latency_ms=40.0)
-    episode(tmp_path / "episodes" / "shut" / "0000", "shut", success=False, latency_ms=60.0, events=[lost])
+    folder = tmp_path / "episodes"
+    episode(folder / "open" / "0000", "open", success=True, latency_ms=20.0, judged=reward(0.1, 0.5, 0.9))
+    episode(folder / "open" / "0001", "open", success=True, latency_ms=40.0, judged=reward(0.2, 0.7))
+    gone = reward(fault="unavailable: the server <left>")
+    episode(folder / "shut" / "0000", "shut", success=False, latency_ms=60.0, events=[lost], judged=gone)
     return tmp_path
 
 
@@ -78,6 +101,7 @@ def test_rows_add_up(run: Path) -> None:
     first, second, total = rows(read_episodes(run))
     assert (first.task, first.successes, first.episodes, first.p50_ms, first.batch) == ("open", 2, 2, 30.0, 2.0)
     assert (second.successes, second.events) == (0, 1)
+    assert (first.progress, second.progress, total.progress) == (pytest.approx(0.8), None, pytest.approx(0.8))
     assert (total.successes, total.episodes, total.holds, total.events) == (2, 3, 3, 1)
 
 
@@ -85,11 +109,28 @@ def test_the_page_stands_alone_and_tells_all(run: Path) -> None:
     page = write_report(run).read_text("utf-8")
     assert "2 of 3 episodes succeeded" in page
     assert page.count("data:video/mp4;base64,") == 2  # one success of each task, and every failure
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 4 + 1 + 1  # charts; the curve of the film that has one; the curves of its task
     assert "the server &lt;closed&gt; the connection" in page
     assert "do &lt;b&gt;open&lt;/b&gt;" in page
-    for outside in ('src="http', 'href="http', "<script"):
+    for outside in ('src="http', 'href="http', "<script src", "<link"):
         assert outside not in page
+
+
+def test_the_page_shows_each_episode_as_the_reward_model_saw_it(run: Path) -> None:
+    page = write_report(run).read_text("utf-8")
+    (values,) = re.findall(r'data-values="(.*?)"', page)
+    assert json.loads(values) == [[0.0, 0.1, 0.05], [0.1, 0.5, 0.25], [0.2, 0.9, 0.45]]
+    assert len(re.findall(r'<polyline class="won"', page)) == 2
+    assert "robometer, revision 3" in page
+    assert "1 of 3 episodes have no whole reward curve: unavailable: the server &lt;left&gt;" in page
+    assert "1 frames without a value" not in page, "the film of the episode whose frames were all judged"
+
+
+def test_without_a_reward_model_the_page_says_nothing_of_one(run: Path) -> None:
+    for path in run.glob("episodes/*/*/reward.json"):
+        path.unlink()
+    page = write_report(run).read_text("utf-8")
+    assert "reward model" not in page.partition("<script>")[0]
 
 
 def test_a_run_without_an_episode_still_has_a_page(tmp_path: Path) -> None:
