@@ -18,29 +18,16 @@ from clients.errors import RoboserveError
 from finetune.rewards.evaluate import CLOCK, EvaluateConfig, evaluate, write
 from finetune.rewards.judges import open_judge
 from finetune.rewards.material import load_material
-from finetune.rewards.pairs import AGAINST
 from roboserve.credentials import api_key
+from roboserve.report.evaluation import write_page
+from roboserve.report.evaluation_table import group_lines, group_name, model_line, task_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from rich.progress import TaskID
 
     from finetune.rewards.evaluate import Evaluation, JudgeResult
-    from finetune.rewards.figures import Estimate, Row
-
-_FIGURES = {
-    "voc_pearson": ("VOC, Pearson", "VOC r"),
-    "voc_spearman": ("VOC, Spearman", "rho"),
-    "kendall": ("Kendall tau-a", "tau-a"),
-    "pairs": ("pairs ranked rightly", "ranked"),
-    "gap_failure": ("success - failure", "- fail"),
-    "gap_suboptimal": ("success - suboptimal", "- sub"),
-    "confusion": ("own words - others'", "words"),
-    "success_auprc": ("success AUPRC", "AUPRC"),
-}
-"""What each figure is called, in order, and in short."""
-_PREFERENCES = ("near_miss", *AGAINST, "all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +62,7 @@ def reward(command: RewardCommand, key_file: Path | None) -> int:
         with _Bars(console) as bars:
             found = evaluate(judges, material, config, journals=out, report=bars.report)
         files = write(found, out)
+        files.append(write_page(found, files, out))
     except (RoboserveError, OSError, ValueError) as error:
         console.print(f"[red]{escape(str(error))}[/red]", highlight=False)
         return 1
@@ -88,9 +76,7 @@ def print_evaluation(console: Console, found: Evaluation) -> None:
     material, judges = found.material, found.judges
     for name, result in judges.items():
         if name != CLOCK:
-            facts = result.answers.facts
-            text = f"{name}: revision {facts.revision} ({facts.content_hash[:12]}), {facts.dtype}"
-            console.print(f"{text}, frames {result.answers.plan.frame_policy}", highlight=False)
+            console.print(model_line(name, result), highlight=False)
     console.print(f"{len(material.rollouts)} rollouts of {len(material.tasks)} tasks", highlight=False)
     console.print(_groups_table(judges))
     first = next(iter(judges.values()))
@@ -118,53 +104,21 @@ def _groups_table(judges: Mapping[str, JudgeResult]) -> Table:
     columns = [Column(name, justify="right") for name in judges]
     table = Table(Column("with 95 % intervals", no_wrap=True), *columns)
     for at, group in enumerate(next(iter(judges.values())).groups):
-        rows = {name: result.groups[at] for name, result in judges.items()}
-        table.add_row(f"{group.name.replace('_', ' ')} (tasks: {len(group.tasks)})", style="bold")
-        for line in [*_figure_lines(rows), *_preference_lines(rows)]:
+        table.add_row(group_name(group), style="bold")
+        for line in group_lines({name: result.groups[at] for name, result in judges.items()}):
             table.add_row(*line)
         table.add_section()
     return table
 
 
-def _figure_lines(rows: Mapping[str, Row]) -> Iterator[list[str]]:
-    for figure, (title, _) in _FIGURES.items():
-        if any(figure in row.figures for row in rows.values()):
-            yield [title, *(_cell(row.figures.get(figure), judge) for judge, row in rows.items())]
-
-
-def _preference_lines(rows: Mapping[str, Row]) -> Iterator[list[str]]:
-    for sort in _PREFERENCES:
-        if any(sort in row.preference for row in rows.values()):
-            known = {judge: row.preference.get(sort) for judge, row in rows.items()}
-            cells = [_cell(one.accuracy if one else None, judge) for judge, one in known.items()]
-            yield [f"preferred to {sort.replace('_', ' ')}", *cells]
-    all_pairs = [row.preference.get("all") for row in rows.values()]
-    if any(all_pairs):
-        yield ["order bias", *(f"{one.order_bias:+.3f}" if one else "-" for one in all_pairs)]
-        yield ["orders differ", *(f"{one.disagreement:.0%}" if one else "-" for one in all_pairs)]
-
-
 def _tasks_table(result: JudgeResult) -> Table:
-    shown = [figure for figure in _FIGURES if any(figure in row.figures for row in result.tasks)]
-    columns = [Column(_FIGURES[figure][1], justify="right", no_wrap=True) for figure in shown]
-    title = f"{result.answers.facts.id}, task by task"
-    table = Table(Column("task", no_wrap=True), *columns, Column("pref", justify="right"), title=title)
+    headings, lines = task_lines(result)
+    columns = [Column(heading, justify="right", no_wrap=True) for heading in headings[1:]]
+    table = Table(Column(headings[0], no_wrap=True), *columns, title=f"{result.answers.facts.id}, task by task")
     table.box, table.padding = SIMPLE_HEAD, (0, 1, 0, 0)
-    for row in result.tasks:
-        cells = [_plain(row.figures.get(figure)) for figure in shown]
-        preference = row.preference.get("all")
-        table.add_row(row.name, *cells, _plain(preference.accuracy if preference else None))
+    for line in lines:
+        table.add_row(*line)
     return table
-
-
-def _cell(estimate: Estimate | None, judge: str) -> str:
-    if estimate is None or judge == CLOCK:
-        return _plain(estimate)
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
-
-
-def _plain(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else f"{estimate.value:.2f}"
 
 
 class _Bars:

@@ -35,7 +35,6 @@ def group_name(row: Row) -> str:
 def group_lines(rows: Mapping[str, Row]) -> Iterator[list[str]]:
     """Give a line for each figure of a group: its name and a cell for each judge, with its interval but for the clock.
 
-
     Args:
         rows: judge to its row of the group.
     """

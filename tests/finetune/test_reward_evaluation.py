@@ -319,6 +319,9 @@ def test_the_command_prints_the_clock_and_writes_figures_values_and_plots(data: 
     rollouts = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text("utf-8").splitlines()]
     assert len(rollouts) == 12
     assert len(rollouts[0]["brightness"]["progress"]) == LENGTH
+    page = (tmp_path / "evaluation.html").read_text("utf-8")
+    assert "brightness: revision 1" in page
+    assert page.count('src="data:image/png;base64,') == 3, "it needs no other file"
     for name in ("curves", "confusion", "preference"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert len(picture.convert("RGB").getcolors(2**24)) > 10, "something is drawn"
