@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from roboserve.report.episodes import EpisodeData
 
-_WIDTH, _HEIGHT = 320.0, 104.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 26.0, 314.0, 8.0, 88.0
+_WIDTH, _HEIGHT = 320.0, 106.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 28.0, 310.0, 8.0, 86.0
 _SMALL_WIDTH, _SMALL_HEIGHT, _SMALL_MARGIN = 160.0, 56.0, 3.0
 
 
@@ -77,7 +77,7 @@ def film_curve(curve: Curve) -> Markup:
     ]
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if curve.seconds / step <= 6)
     lines += [
-        f'<text x="{across(second):.1f}" y="{_BOTTOM + 12:g}" text-anchor="middle">{second} s</text>'
+        f'<text x="{across(second):.1f}" y="{_BOTTOM + 14:g}" text-anchor="middle">{second} s</text>'
         for second in range(0, int(curve.seconds) + 1, step)
     ]
     at = [across(seconds) for seconds in curve.times]
