@@ -103,7 +103,8 @@ def train(
         random = np.random.default_rng([config.seed, run.step, accelerator.process_index])
         torch.manual_seed(config.seed * 1_000_003 + run.step)
         plans = sampler.draw(config.batch, random)
-        loss = rewind_loss(model, *(part.to(accelerator.device) for part in _batch(material, plans)), plans)
+        text, frames = _batch(material, plans)
+        loss = rewind_loss(model, text.to(accelerator.device), frames.to(accelerator.device), plans)
         for group in optimizer.param_groups:
             group["lr"] = cosine_rate(
                 config.learning_rate, run.step, config.steps, warmup=config.warmup, floor=config.floor

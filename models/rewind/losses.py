@@ -35,7 +35,7 @@ def rewind_loss(
     values = read(torch.cat([text, text]), torch.cat([frames, frames.roll(shift, 0)]))
     goals = torch.stack([torch.from_numpy(plan.targets) for plan in plans]).to(values)
     errors = (values - torch.cat([goals, torch.zeros_like(goals)])).square()[:, 1:].mean(1)
-    matched, mismatched = errors.split(len(plans))
+    matched, mismatched = errors[: len(plans)], errors[len(plans) :]
     differs = torch.tensor([plan.text_task != plans[row - shift].task for row, plan in enumerate(plans)])
     total = values.new_zeros(())
     for broad in (True, False):
