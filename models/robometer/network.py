@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen3VLConfig, Qwen3VLModel
+from transformers import DynamicCache, Qwen3VLConfig, Qwen3VLModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from models.robometer.alike import Tree
     from models.robometer.sequence import TokenBatch
 
 BINS = 10
@@ -101,14 +102,11 @@ class RobometerNetwork(nn.Module):
             batch: token ids and positions.
             frames: the features of every image of the batch, in order.
         """
-        layers = torch.cat([frame.layers for frame in frames], dim=1)
-        made: Any = BaseModelOutputWithDeepstackFeatures
-        images = made(pooler_output=(layers[0],), deepstack_features=[(layer,) for layer in layers[1:]])
         hidden = self.model(
             input_ids=batch.ids,
             attention_mask=batch.mask,
             position_ids=batch.positions,
-            mm_encoder_outputs={"image": images},
+            mm_encoder_outputs={"image": _images(frames)},
             use_cache=False,
         ).last_hidden_state
         asked = hidden[batch.progress_at]
@@ -118,6 +116,41 @@ class RobometerNetwork(nn.Module):
             preference=self.preference_head(hidden[batch.preference_at]).squeeze(-1),
             counts=batch.counts,
         )
+
+    def read(self, tree: Tree) -> Readout:
+        """Read sequences that begin alike, level by level; the outputs are in the order of its members."""
+        device = self.progress_head[0].weight.device
+        cache = DynamicCache(config=self.config.text_config)
+        asked: list[Tensor] = []
+        place = 0
+        for depth, level in enumerate(tree.levels):
+            nodes, tokens = level.ids.shape
+            place += tokens
+            if depth:
+                cache.batch_select_indices(torch.from_numpy(level.parents).to(device))
+            hidden = self.model(
+                input_ids=torch.from_numpy(level.ids).to(device),
+                attention_mask=torch.ones(nodes, place, dtype=torch.int64, device=device),
+                position_ids=torch.from_numpy(level.positions).to(device),
+                past_key_values=cache,
+                mm_encoder_outputs={"image": _images(level.frames)},
+                use_cache=True,
+            ).last_hidden_state
+            asked.append(hidden[:, -1][torch.from_numpy(tree.paths[:, depth]).to(device)])
+        chosen = torch.stack(asked, dim=1).flatten(0, 1)
+        return Readout(
+            progress=self.progress_head(chosen),
+            success=self.success_head(chosen).squeeze(-1),
+            preference=chosen.new_empty(0),
+            counts=(len(tree.levels),) * len(tree.members),
+        )
+
+
+def _images(frames: Sequence[VisionFeatures]) -> Any:
+    """Return the features of a forward's images, in order, as transformers passes them on."""
+    layers = torch.cat([frame.layers for frame in frames], dim=1)
+    made: Any = BaseModelOutputWithDeepstackFeatures
+    return made(pooler_output=(layers[0],), deepstack_features=[(layer,) for layer in layers[1:]])
 
 
 def _head(hidden: int, outputs: int) -> nn.Sequential:

@@ -9,6 +9,7 @@ import torch
 
 from models.folders import checkpoint_folder
 from models.rewards.contract import FrameValues, RewardSpec
+from models.robometer.alike import trees
 from models.robometer.checkpoint import load_checkpoint, require_files
 from models.robometer.images import letterbox, patchify, snap
 from models.robometer.network import VisionFeatures, decode_progress
@@ -134,7 +135,7 @@ class RobometerReward:
             self._sequencer.progress(query.instruction, [frame.grid for frame in shown])
             for query, shown in zip(queries, frames, strict=True)
         ]
-        return self._in_turns(sequences, frames, _values)
+        return self._in_turns(sequences, frames, self._scores)
 
     def compare(self, pairs: Sequence[Pair]) -> list[float]:
         """Read the preference token; the first clip stands first in the prompt."""
@@ -150,13 +151,13 @@ class RobometerReward:
             )
             for pair, shown in zip(pairs, frames, strict=True)
         ]
-        return self._in_turns(sequences, frames, _preferences)
+        return self._in_turns(sequences, frames, lambda some, shown: _preferences(self._run(some, shown)))
 
     def _in_turns(
         self,
         sequences: Sequence[NDArray[np.int64]],
         frames: Sequence[Sequence[VisionFeatures]],
-        read: Callable[[Readout], list[Value]],
+        answer: Callable[[Sequence[NDArray[np.int64]], Sequence[Sequence[VisionFeatures]]], list[Value]],
     ) -> list[Value]:
         """Run sequences, shortest first, in batches that stay within `forward_tokens`; answers in the given order."""
         values: list[Value | None] = [None] * len(sequences)
@@ -166,10 +167,28 @@ class RobometerReward:
             while count > 1 and count * len(sequences[order[count - 1]]) > self._config.forward_tokens:
                 count -= 1
             chosen, order = order[:count], order[count:]
-            readout = self._run([sequences[index] for index in chosen], [frames[index] for index in chosen])
-            for index, value in zip(chosen, read(readout), strict=True):
+            answers = answer([sequences[index] for index in chosen], [frames[index] for index in chosen])
+            for index, value in zip(chosen, answers, strict=True):
                 values[index] = value
         return [cast("Value", value) for value in values]
+
+    @torch.inference_mode()
+    def _scores(
+        self, sequences: Sequence[NDArray[np.int64]], frames: Sequence[Sequence[VisionFeatures]]
+    ) -> list[FrameValues]:
+        """Read those that begin alike as trees, the others as a padded batch."""
+        values: dict[int, FrameValues] = {}
+        positions = [
+            self._sequencer.positions(sequence, [frame.grid for frame in shown])
+            for sequence, shown in zip(sequences, frames, strict=True)
+        ]
+        for tree in trees(sequences, positions, frames, asking=self._sequencer.asking):
+            values |= zip(tree.members, _values(self._network.read(tree)), strict=True)
+        alone = [index for index in range(len(sequences)) if index not in values]
+        if alone:
+            readout = self._run([sequences[index] for index in alone], [frames[index] for index in alone])
+            values |= zip(alone, _values(readout), strict=True)
+        return [values[index] for index in range(len(sequences))]
 
     @torch.inference_mode()
     def _run(self, sequences: Sequence[NDArray[np.int64]], frames: Sequence[Sequence[VisionFeatures]]) -> Readout:

@@ -76,6 +76,7 @@ class Sequencer:
             )
         self._progress, self._preference = vocabulary[PROGRESS_TOKEN], vocabulary[PREFERENCE_TOKEN]
         self._image = vocabulary[IMAGE_TOKEN]
+        self.asking: int = self._progress
 
     def progress(self, task: str, frames: Sequence[Grid]) -> NDArray[np.int64]:
         """Return the token ids that ask for progress, int64 (L,).
@@ -102,7 +103,7 @@ class Sequencer:
         positions = np.zeros((3, *ids.shape), dtype=np.int64)
         for row, (sequence, frames) in enumerate(zip(sequences, grids, strict=True)):
             ids[row, : len(sequence)], mask[row, : len(sequence)] = sequence, 1
-            positions[:, row, : len(sequence)] = rotary_positions(sequence == self._image, frames)
+            positions[:, row, : len(sequence)] = self.positions(sequence, frames)
         asked = ids == self._progress
         return TokenBatch(
             ids=torch.from_numpy(ids),
@@ -112,6 +113,10 @@ class Sequencer:
             preference_at=_places(ids == self._preference),
             counts=tuple(asked.sum(axis=1).tolist()),
         )
+
+    def positions(self, sequence: NDArray[np.int64], frames: Sequence[Grid]) -> NDArray[np.int64]:
+        """Return the rotary positions, int64 (3, L), of a sequence that shows these frames."""
+        return rotary_positions(sequence == self._image, frames)
 
     def _neutral(self, task: str) -> str:
         return neutral(task, self._tokenizer)
