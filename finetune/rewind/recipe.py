@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,16 +28,6 @@ DINO_IMAGE = 224
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddedSizes:
-    """The numbers of the trained network that the encoders do not decide."""
-
-    width: int = 192
-    layers: int = 4
-    heads: int = 8
-    feed_forward: int = 768
-
-
-@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Where things are.
 
@@ -46,7 +36,8 @@ class Recipe:
         work: the embedded Robometer's work folder, for its decoded frames, its tower and the tower's features.
         tasks: trained ones.
         image: "robometer_tower", or the folder of a DINOv2.
-        text: the sentence encoder, absolute or as a checkpoint's settings name it.
+        text: the sentence encoder, its folder absolute or a package's.
+        sizes: the network's; the encoders decide the widths of what it reads.
     """
 
     data: Path
@@ -54,7 +45,7 @@ class Recipe:
     tasks: tuple[str, ...] = TRAINING_TASKS
     image: str = TOWER
     text: TextSettings = field(default_factory=TextSettings)
-    sizes: EmbeddedSizes = field(default_factory=EmbeddedSizes)
+    sizes: RewindSizes = field(default_factory=lambda: RewindSizes(width=192, feed_forward=768))
 
     def run(
         self,
@@ -74,17 +65,7 @@ class Recipe:
         text = load_text_encoder(self.text, self.work)
         wordings = {task.environment: task.training_instructions for task in map(find_task, self.tasks)}
         torch.manual_seed(config.seed)
-        sizes = self.sizes
-        network = RewindNetwork(
-            RewindSizes(
-                image_width=seen.width,
-                text_width=text.width,
-                width=sizes.width,
-                layers=sizes.layers,
-                heads=sizes.heads,
-                feed_forward=sizes.feed_forward,
-            )
-        )
+        network = RewindNetwork(replace(self.sizes, image_width=seen.width, text_width=text.width))
         train(config, network, Material(data=data, seen=seen, text=text, wordings=wordings), report=report)
         folder = config.out / "checkpoint"
         settings = RewindSettings(

@@ -16,7 +16,7 @@ from finetune.bc.frames import Frames
 from finetune.rewards.collect import STATE_NAMES
 from finetune.rewards.data import RewardFrames
 from finetune.rewind.features import SeenFrames
-from finetune.rewind.recipe import EmbeddedSizes, Recipe
+from finetune.rewind.recipe import Recipe
 from finetune.rewind.train import Material, TrainConfig, train
 from finetune.robometer.embedded import make_config
 from finetune.robometer.recipe import Recipe as RobometerRecipe
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SIZES = RewindSizes(image_width=6, text_width=8, width=32, layers=2, heads=4, feed_forward=64, dropout=0.0)
 TASKS = ("drawer", "window", "door")
 WORDS = {task: (f"open the {task}", f"get the {task} open") for task in TASKS}
-EMBEDDED = EmbeddedSizes(width=16, layers=1, heads=2, feed_forward=32)
+MINI = RewindSizes(width=16, layers=1, heads=2, feed_forward=32)
 
 
 class Words:
@@ -159,7 +159,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def miniature(data: Path, work: Path, **changes) -> Recipe:
-    return Recipe(data=data, work=work, tasks=("drawer-open", "window-close"), sizes=EMBEDDED, **changes)
+    return Recipe(data=data, work=work, tasks=("drawer-open", "window-close"), sizes=MINI, **changes)
 
 
 def small(out: Path) -> TrainConfig:
