@@ -70,5 +70,54 @@ def train(
     typer.echo(f"checkpoint: {folder}")
 
 
+@app.command()
+def compare(
+    out: Annotated[Path, typer.Option(help="Folder for a run of each arm and seed, and the table.")] = Path(
+        "runs/robometer/compare"
+    ),
+    data: DataOption = Path("runs/rewards-data"),
+    work: WorkOption = Path("runs/robometer"),
+    seeds: Annotated[int, typer.Option(help="Runs of each arm.")] = 3,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each run.")] = 700,
+    batch: Annotated[int, typer.Option(help="Pairs in each step.")] = 16,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Train with and without preference, all else equal, and rank rollouts that no run saw."""
+    from finetune.rewards.material import load_material
+    from finetune.robometer import compare as comparison
+    from finetune.robometer.recipe import Recipe
+
+    material = load_material(tuple(sorted(data.iterdir())), split="validation")
+    config = comparison.CompareConfig(out=out, seeds=seeds, steps=steps, batch=batch, threads=threads)
+    with progress_bars() as bars:
+        training: dict[str, Any] = {}
+        judging = bars.add_task("judging", total=None, note="")
+
+        def trained(run: str, step: int) -> None:
+            if run not in training:
+                training[run] = bars.add_task(run, total=steps, note="")
+            bars.update(training[run], completed=step)
+
+        def judged(run: str, stage: str, done: int, total: int) -> None:
+            bars.update(judging, completed=done, total=total, note=f"{run}: {stage}")
+
+        watch = comparison.Watch(training=trained, judging=judged)
+        found = comparison.compare(Recipe(data=data, work=work), material, config, watch)
+    typer.echo(comparison.markdown(found))
+
+
+@app.command()
+def card(
+    evaluation: Annotated[Path, typer.Argument(help="`evaluation.json` of the checkpoint.")],
+    run: Annotated[Path, typer.Option(help="Run folder of the pairs.")] = Path("runs/robometer/pairs"),
+    vision: Annotated[Path, typer.Option(help="Run folder of the vision tower.")] = Path("runs/robometer/vision"),
+    comparison: Annotated[Path | None, typer.Option(help="`comparison.md` of `compare`.")] = None,
+) -> None:
+    """Write the checkpoint's card from what was measured."""
+    from finetune.robometer.card import write_card
+
+    typer.echo(f"card: {write_card(run, vision, evaluation, comparison)}")
+
+
 if __name__ == "__main__":
     app()
