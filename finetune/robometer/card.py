@@ -62,9 +62,9 @@ def _head(settings: Mapping[str, Any], found: Mapping[str, Any], judge: Mapping[
     named = ", ".join(f"{len(row['tasks'])} {name.replace('_', ' ')}" for name, row in groups.items() if name != "all")
     return (
         f"# {settings['id']}, revision {settings['revision']}\n\n"
-        "A small Robometer (arXiv 2603.02115) for MetaWorld v3: from a clip of one camera and an instruction to progress "
-        "and success at every frame, and which of two clips got further. The published architecture in small numbers, "
-        "trained from scratch on simulated rollouts of mixed quality.\n\n"
+        "A small Robometer (arXiv 2603.02115) for MetaWorld v3: from a clip of one camera and an instruction to "
+        "progress and success at every frame, and which of two clips got further. The published architecture in "
+        "small numbers, trained from scratch on simulated rollouts of mixed quality.\n\n"
         f"Evaluated on {found['data']['rollouts']} rollouts of scenes that it never saw ({named} tasks; held-out ones "
         "were left out whole, their scenes and words included).\n"
     )
