@@ -14,7 +14,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("clients", "models", "robot_client", "serving")
 # What a replica runs, and what a robot or a job runs to call it.
-ENTRIES = ("serving.policy", "serving.dialects", "clients.policy", "robot_client.loop", "models.policies")
+ENTRIES = (
+    *("serving.policy", "serving.reward", "serving.dialects"),
+    *("clients.policy", "clients.reward", "clients.reward_async", "robot_client.loop"),
+    *("models.policies", "models.rewards", "models.robometer", "models.rewind"),
+)
 
 MODULES = frozenset(
     {

@@ -31,6 +31,7 @@ EXTRAS_OF = {
     "benchmarks": {"dev", "sim", "record"},
     "finetune": {"train", "sim", "record"},
     "robot_client": {"sim", "record"},
+    "roboserve": {"record"},
 }
 
 
