@@ -32,6 +32,7 @@ EXTRAS_OF = {
     "finetune": {"train", "sim", "record"},
     "robot_client": {"sim", "record"},
     "roboserve": {"record"},
+    "serving": {"record"},
 }
 
 
