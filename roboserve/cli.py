@@ -248,7 +248,8 @@ def evaluate_reward(
 def bench(
     context: typer.Context,
     name: Annotated[
-        Literal["overhead", "fleet", "client_cost", "control_loop"], typer.Argument(help="Which benchmark.")
+        Literal["overhead", "fleet", "client_cost", "control_loop", "relabel", "relabel_kill"],
+        typer.Argument(help="Which benchmark."),
     ],
 ) -> None:
     """Run a benchmark; every figure comes with its ratio to a baseline of the same run."""

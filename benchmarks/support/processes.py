@@ -34,6 +34,14 @@ def baseline(style: str, factory: str, config: dict[str, Any] | None = None) -> 
 
 
 @contextlib.contextmanager
+def evalserver(factory: str, config: dict[str, Any]) -> Iterator[int]:
+    """Run the server of `benchmarks.support.evalserver` on a reward model; yields its port."""
+    arguments = ["--factory", factory, "--config", json.dumps(config)]
+    with _server("benchmarks.support.evalserver", arguments, baselines.READY) as port:
+        yield port
+
+
+@contextlib.contextmanager
 def our_platform(applications: list[dict[str, Any]]) -> Iterator[int]:
     """Run the platform (Ray Serve behind HAProxy) with these applications; yields its port."""
     from serving.ports import free_port
@@ -56,7 +64,7 @@ def _server(module: str, arguments: list[str], ready: str) -> Iterator[int]:
             stdin=subprocess.DEVNULL,
             text=True,
             cwd=_REPOSITORY,
-            env=_environment(),
+            env=environment(),
             start_new_session=True,  # Ctrl-C reaches us alone, and we end it in order
         )
         watchdog = threading.Timer(_START_S, process.kill)
@@ -73,7 +81,8 @@ def _server(module: str, arguments: list[str], ready: str) -> Iterator[int]:
             _end(process)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return the environment of what a benchmark starts."""
     path = os.pathsep.join([str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     # One thread each: the servers and the client share few cores, and none of them computes anything.
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
