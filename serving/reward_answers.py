@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,32 +14,20 @@ from models.rewards.frames import merged, windows
 from serving.clips import ClipLimits, clip_frames
 from serving.feature_cache import Frame
 from serving.reward_engine import CompareWork, ScoreWork
+from serving.reward_errands import Begun, Errands
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from models.rewards.contract import RewardModel
-    from serving.batcher import Batcher, Served
+    from serving.batcher import Batcher
     from serving.config import RewardSettings
     from serving.reward_engine import Work
+    from serving.reward_errands import Errand, Tally
     from serving.reward_requests import ClipAsk, CompareRequest, PairAsk, ScoreRequest
 
 Window = tuple[int, ...]
-
-
-@dataclass(kw_only=True)
-class Tally:
-    """What a request's queries went through: the largest batch that one rode in, and times in s, the longest each."""
-
-    batch_size: int = 0
-    times: dict[str, float] = field(default_factory=dict)
-
-    def add(self, served: Served[Any]) -> None:
-        """Count one query."""
-        self.batch_size = max(self.batch_size, served.batch_size)
-        for name in ("queue", "batch_wait", "forward"):
-            self.times[name] = max(self.times.get(name, 0.0), getattr(served, f"{name}_s"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +58,9 @@ class RewardAnswers:
         pixels: int,
     ) -> None:
         self._model = model
-        self._settings = settings
-        self._batcher = batcher
-        self._cost = cost
         self._decoders = decoders
+        self._errands = Errands(batcher, cost=cost, queries=settings.request_queries, held_bytes=settings.clip_bytes)
         self._limits = ClipLimits(frames=settings.clip_frames, pixels=pixels)
-        self._held = 0
 
     async def frames(self, value: Any, field_name: str) -> list[Frame]:
         """Decode and prepare a clip in a thread.
@@ -91,28 +75,16 @@ class RewardAnswers:
 
         return await asyncio.get_running_loop().run_in_executor(self._decoders, prepare)
 
-    @contextmanager
-    def held(self, frames: Sequence[Frame]) -> Iterator[None]:
-        """Count prepared frames of a request under way.
-
-        Raises:
-            RoboserveError: `overloaded` beyond the limit.
-        """
-        size = sum(frame.pixels.nbytes for frame in frames)
-        if self._held + size > self._settings.clip_bytes:
-            limit = self._settings.clip_bytes
-            raise RoboserveError("overloaded", f"clips: {self._held + size} bytes of frames under way, limit {limit}")
-        self._held += size
-        try:
-            yield
-        finally:
-            self._held -= size
-
     async def score(self, request: ScoreRequest, deadline: float | None, tally: Tally) -> list[dict[str, Any]]:
         """Score every clip; the first that fails fails the request, by its name."""
-        return [await self._score(clip, request, deadline, tally) for clip in request.clips]
+        errand = self._errands.start(deadline, tally)
 
-    async def _score(self, ask: ClipAsk, request: ScoreRequest, deadline: float | None, tally: Tally) -> dict[str, Any]:
+        async def begin(ask: ClipAsk) -> Begun:
+            return await self._begin_score(ask, request, errand)
+
+        return await self._errands.each(request.clips, begin, errand)
+
+    async def _begin_score(self, ask: ClipAsk, request: ScoreRequest, errand: Errand) -> Begun:
         clips = {
             name: await self.frames(value, f"{ask.field}.cameras.{name}" if ask.named else f"{ask.field}.frames")
             for name, value in ask.cameras.items()
@@ -122,13 +94,16 @@ class RewardAnswers:
         if set(lengths.values()) != {length}:
             raise RoboserveError("invalid_request", f"{ask.field}.cameras: differ in their frames: {lengths}")
         wanted, at = self._windows(request, length, ask.field)
-        with self.held([frame for clip in clips.values() for frame in clip]):
+
+        async def answer() -> dict[str, Any]:
             read = {
-                name: await self.values(ask.instruction, clip, wanted, request.mode, deadline, tally)
+                name: await self._values(ask.instruction, clip, wanted, request.mode, errand)
                 for name, clip in clips.items()
             }
-        answer: dict[str, Any] = {"frames": length, "indices": at, "shown": [np.asarray(window) for window in wanted]}
-        return answer | joined(read, named=ask.named)
+            shown = [np.asarray(window) for window in wanted]
+            return {"frames": length, "indices": at, "shown": shown} | joined(read, named=ask.named)
+
+        return Begun(frames=[frame for clip in clips.values() for frame in clip], answer=answer)
 
     def _windows(self, request: ScoreRequest, length: int, where: str) -> tuple[list[Window], np.ndarray[Any, Any]]:
         """Return the windows of a clip, and the frame that each value belongs to."""
@@ -161,9 +136,14 @@ class RewardAnswers:
         tally: Tally,
     ) -> CameraValues:
         """Ask for the values of windows of one camera's clip: all of them (single_pass), else the last of each."""
+        return await self._values(instruction, clip, wanted, mode, self._errands.start(deadline, tally))
+
+    async def _values(
+        self, instruction: str, clip: Sequence[Frame], wanted: Sequence[Window], mode: str, errand: Errand
+    ) -> CameraValues:
         queries, readings = merged(wanted)
         works = [ScoreWork(instruction=instruction, frames=tuple(clip[i] for i in query)) for query in queries]
-        answers = [_values(answer) for answer in await self.ask(works, deadline, tally)]
+        answers = [_values(answer) for answer in await self._errands.ask(works, errand)]
         if mode == "single_pass":
             return CameraValues(progress=answers[0].progress, success=answers[0].success)
         progress = [answers[reading.query].progress[reading.position] for reading in readings]
@@ -172,34 +152,16 @@ class RewardAnswers:
             success = np.asarray([_success(answers[item.query])[item.position] for item in readings], np.float32)
         return CameraValues(progress=np.asarray(progress, np.float32), success=success)
 
-    async def ask(self, works: Sequence[Work], deadline: float | None, tally: Tally) -> list[FrameValues | float]:
-        """Put queries before the batcher, a number of them at once, so that a long clip leaves room for others.
-
-        Raises:
-            RoboserveError: the first failure; the request's other queries are withdrawn.
-        """
-        room = asyncio.Semaphore(self._settings.request_queries)
-
-        async def one(work: Work) -> FrameValues | float:
-            async with room:
-                served = await self._batcher.submit(work, cost=self._cost(work), deadline=deadline)
-            tally.add(served)
-            return served.result
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(work)) for work in works]
-        except* RoboserveError as errors:
-            raise _first(errors) from None
-        return [task.result() for task in tasks]
-
     async def compare(self, request: CompareRequest, deadline: float | None, tally: Tally) -> list[dict[str, Any]]:
         """Compare every pair, in both orders where that is asked for."""
-        return [await self._compare(pair, request, deadline, tally) for pair in request.pairs]
+        errand = self._errands.start(deadline, tally)
 
-    async def _compare(
-        self, ask: PairAsk, request: CompareRequest, deadline: float | None, tally: Tally
-    ) -> dict[str, Any]:
+        async def begin(ask: PairAsk) -> Begun:
+            return await self._begin_compare(ask, request, errand)
+
+        return await self._errands.each(request.pairs, begin, errand)
+
+    async def _begin_compare(self, ask: PairAsk, request: CompareRequest, errand: Errand) -> Begun:
         first = await self.frames(ask.first, f"{ask.field}.first")
         second = await self.frames(ask.second, f"{ask.field}.second")
         shown = [request.policy.indices(len(clip)) for clip in (first, second)]
@@ -217,12 +179,15 @@ class RewardAnswers:
         works: list[Work] = [CompareWork(instruction=ask.instruction, first=left, second=right)]
         if request.swap:
             works.append(CompareWork(instruction=ask.instruction, first=right, second=left))
-        with self.held([*first, *second]):
-            chances = await self.ask(works, deadline, tally)
-        answer: dict[str, Any] = {"p_first": chances[0]}
-        if request.swap:
-            answer["p_first_swapped"] = 1.0 - _chance(chances[1])
-        return answer | {"shown_first": np.asarray(shown[0]), "shown_second": np.asarray(shown[1])}
+
+        async def answer() -> dict[str, Any]:
+            chances = await self._errands.ask(works, errand)
+            found: dict[str, Any] = {"p_first": chances[0]}
+            if request.swap:
+                found["p_first_swapped"] = 1.0 - _chance(chances[1])
+            return found | {"shown_first": np.asarray(shown[0]), "shown_second": np.asarray(shown[1])}
+
+        return Begun(frames=[*first, *second], answer=answer)
 
 
 def joined(read: Mapping[str, CameraValues], *, named: bool) -> dict[str, Any]:
@@ -255,10 +220,3 @@ def _chance(answer: FrameValues | float) -> float:
     if isinstance(answer, FrameValues):
         raise TypeError("the engine gave values for a comparison")
     return answer
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    found: BaseException = errors
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

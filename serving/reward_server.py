@@ -26,7 +26,7 @@ from serving.factory import make_model
 from serving.feature_cache import Frame
 from serving.ingress import Ingress
 from serving.metrics import RewardMetrics
-from serving.reward_answers import RewardAnswers, Tally
+from serving.reward_answers import RewardAnswers
 from serving.reward_engine import RewardEngine, ScoreWork
 from serving.reward_requests import ONLY_CAMERA, RewardParser, session_of
 from serving.reward_sessions import StreamKey, Streams
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from serving.auth import Principal
     from serving.config import RewardArgs
     from serving.reward_engine import Work
+    from serving.reward_errands import Tally
     from serving.reward_requests import AppendRequest, Header
     from serving.reward_sessions import Stream
 

@@ -119,8 +119,9 @@ class RobometerNetwork(nn.Module):
 
     def read(self, tree: Tree) -> Readout:
         """Read sequences that begin alike, level by level; the outputs are in the order of its members."""
-        device = self.progress_head[0].weight.device
-        cache = DynamicCache(config=self.config.text_config)
+        device = self.frame_pool_attn.weight.device
+        text: Any = self.config.text_config
+        cache = DynamicCache(config=text)
         asked: list[Tensor] = []
         place = 0
         for depth, level in enumerate(tree.levels):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from clients.wire import encode
 from serving.dialects.messages import Answer, answered, kind_of_message
 from serving.fields import short_text
-from serving.reward_answers import Tally
+from serving.reward_errands import Tally
 
 if TYPE_CHECKING:
     from models.rewards.contract import RewardSpec
@@ -104,7 +104,7 @@ class RewardMessages:
         server, tally = self._server, Tally()
         request = server.parser.append(message)
         stream, values = await server.append(request, principal, server.deadline(request.header, received), tally)
-        reply = {"type": "value", "session": stream.key.session, "frame_policy": stream.policy.name}
+        reply = {"type": "value", "mode": "final", "session": stream.key.session, "frame_policy": stream.policy.name}
         return {**reply, **values, **self._ridden(tally, received)}
 
     def _ridden(self, tally: Tally, received: float) -> dict[str, Any]:

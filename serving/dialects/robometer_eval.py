@@ -34,7 +34,7 @@ from models.rewards.frames import FramePolicy
 from serving.dialects.reward_messages import described
 from serving.fields import kind_of
 from serving.multipart import Part, read_form
-from serving.reward_answers import Tally
+from serving.reward_errands import Tally
 from serving.reward_requests import ONLY_CAMERA, ClipAsk, CompareRequest, Header, PairAsk, ScoreRequest
 from serving.service import HttpReply, HttpRequest, Route
 
