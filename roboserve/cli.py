@@ -127,10 +127,12 @@ def relabel(
     dataset: Annotated[Path, typer.Argument(help="LeRobot v3 dataset, or a folder of mp4 files.")],
     *,
     server: Annotated[
-        str | None, typer.Option(help="ws://HOST:PORT/reward/NAME; the platform that `up` started when left out.")
+        str | None,
+        typer.Option(help="ws://HOST:PORT, or .../reward/NAME; the platform that `up` started when left out."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Served model, or zoo:NAME or a folder to run it in the workers.")
+        str | None,
+        typer.Option(help="zoo:NAME or a checkpoint's folder to run it in the workers; else a served model's name."),
     ] = None,
     camera: Annotated[
         list[str] | None, typer.Option(help="Camera to judge by; several give their mean; needed unless there is one.")
@@ -248,7 +250,7 @@ def evaluate_reward(
 def bench(
     context: typer.Context,
     name: Annotated[
-        Literal["overhead", "fleet", "client_cost", "control_loop", "relabel", "relabel_kill"],
+        Literal["overhead", "fleet", "client_cost", "control_loop", "relabel", "relabel_kill", "rewards"],
         typer.Argument(help="Which benchmark."),
     ],
 ) -> None:

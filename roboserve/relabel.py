@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from clients.errors import RoboserveError
 from finetune.relabel.config import RelabelConfig, default_cache, parse_codec
 from finetune.relabel.terminal import run as run_job
-from roboserve import state
 from roboserve.credentials import api_key
+from roboserve.reward_choice import chosen_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +40,12 @@ def run(command: RelabelCommand, key_file: Path | None) -> int:
     """Run the job; return the exit code."""
     console = Console()
     try:
+        chosen = chosen_model(command.model, command.server)
+        served = chosen.startswith(("ws://", "wss://"))
         config = RelabelConfig(
             dataset=command.dataset,
-            server=command.server or _local_server(command.model),
-            model=command.model,
+            server=chosen if served else None,
+            model=None if served else chosen,
             api_key=api_key(key_file),
             cameras=command.cameras,
             mode=command.mode,
@@ -52,14 +58,6 @@ def run(command: RelabelCommand, key_file: Path | None) -> int:
             codec=parse_codec(command.codec),
         )
     except (RoboserveError, OSError, ValueError) as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
+        console.print(f"[red]{escape(str(error))}[/red]", highlight=False)
         return 1
     return run_job(config, console)
-
-
-def _local_server(model: str | None) -> str | None:
-    """Return the platform that `up` started, unless the model's name says that it runs in the workers."""
-    if model is not None and (":" in model or Path(model).is_dir()):
-        return None
-    running = state.read()
-    return None if running is None else "ws" + running.url.removeprefix("http")

@@ -14,15 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clients.connection import parse_address
 from clients.errors import RoboserveError
 from finetune.bars import progress_bars
 from finetune.relabel.config import Plan
 from finetune.rewards.judges import open_judge
 from finetune.rewards.plots import clip_curve
-from roboserve import state
 from roboserve.credentials import api_key
 from roboserve.film import CurvePanel, short_title, write_film
+from roboserve.reward_choice import chosen_model
 from serving.clips import ClipLimits, clip_frames
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
     from finetune.relabel.labeller import Labels, ModelFacts
 
-DEFAULT_MODEL, SERVED_MODEL = "zoo:metaworld-robometer", "robometer"
-"""What is asked where nothing is chosen: in this process, and on a platform."""
 LIMITS = ClipLimits(frames=1024, pixels=4096 * 4096)
 _MOST_BYTES = 2**29
 _ROWS = 12
@@ -83,24 +80,6 @@ def run(command: ScoreCommand, key_file: Path | None) -> int:
     _print(console, command, scored)
     console.print(f"{out}: values.json, curve.png, film.mp4", highlight=False, soft_wrap=True)
     return 0
-
-
-def chosen_model(model: str | None, server: str | None) -> str:
-    """Return what `open_judge` opens: a served model's address where a platform is named or runs, else a checkpoint."""
-    if server is None and model is not None and (":" in model or Path(model).is_dir()):
-        return model
-    running = state.read()
-    if server is None and running is None:
-        if model is not None:
-            raise RoboserveError(
-                "invalid_request",
-                f"model: {model!r:.80} is neither zoo:NAME nor a folder, and no platform runs that serves it",
-            )
-        return DEFAULT_MODEL
-    address = server or "ws" + (running.url.removeprefix("http") if running else "")
-    if parse_address(address, family="reward").uri.endswith("/"):
-        return parse_address(address, model or SERVED_MODEL, family="reward").uri
-    return parse_address(address, model, family="reward").uri
 
 
 class _Clip:
