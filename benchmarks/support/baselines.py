@@ -48,13 +48,13 @@ def main() -> None:
     config = json.loads(options.config)
     if options.style == "app":
         application = _our_application(options.factory, config)
-        _run_uvicorn(application)
+        run_uvicorn(application)
         return
     policy = _make(options.factory, config)
     if options.style == "openpi":
         asyncio.run(_serve_openpi(policy))
     else:
-        _run_uvicorn(_asgi(policy))
+        run_uvicorn(_asgi(policy))
 
 
 def _make(path: str, config: dict[str, Any]) -> Policy:
@@ -136,7 +136,8 @@ def _asgi(policy: Policy) -> Callable[..., Awaitable[None]]:
     return application
 
 
-def _run_uvicorn(application: Callable[..., Any]) -> None:
+def run_uvicorn(application: Callable[..., Any]) -> None:
+    """Serve an ASGI application on a free loopback port until terminated; prints the port once it listens."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)

@@ -27,6 +27,19 @@ def application(
     }
 
 
+def reward_application(
+    name: str, factory: str, config: dict[str, Any], *, replicas: int = 1, rewards: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the entry of one served reward model, at /reward/NAME; `rewards`: settings of its service."""
+    return {
+        "name": f"reward-{name}",
+        "route_prefix": f"/reward/{name}",
+        "import_path": "serving.reward:build",
+        "args": {"name": name, "reward": {"factory": factory, "config": config}, "rewards": rewards or {}},
+        "deployments": [{"name": "RewardService", "num_replicas": replicas, "ray_actor_options": {"num_cpus": 0.5}}],
+    }
+
+
 def configuration(applications: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a platform configuration for loopback, with the logging of `serving/configs/embedded.yaml`."""
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import client_cost, control_loop, fleet, overhead
+from benchmarks import client_cost, control_loop, fleet, overhead, rewards
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,6 +102,26 @@ def test_control_loop(tmp_path):
         else:
             assert row["network_calls_in_control_thread"] > 0
             assert row["missed_ticks"] > 0  # 200 ms are ten ticks
+
+
+@pytest.mark.slow
+def test_rewards(tmp_path):
+    path = tmp_path / "rewards.jsonl"
+    assert rewards.main(["--quick", "--model", "random", "--results", str(path)]) == 0
+    rows = rows_of(path)
+    cases = {case: [row for row in rows if row["case"] == case] for case in ("memory", "prefix", "callers")}
+    both = {rewards.OURS, rewards.USUAL}
+    assert {row["contender"]: row["labels"] for row in cases["memory"]} == dict.fromkeys(both, 48)
+    assert {(row["contender"], row["policy"]) for row in cases["prefix"]} == {
+        (name, policy) for name in both for policy in rewards.POLICIES
+    }
+    served = [row for row in cases["callers"] if row["contender"] != rewards.BARE]
+    assert {(row["contender"], row["callers"]) for row in served} == {(name, n) for name in both for n in (1, 4)}
+    for row in served:
+        assert row["labels_per_s"] == pytest.approx(8 * row["clips_per_s"], rel=0.01)
+        assert ordered(row["latency_ms"])
+        assert row["contender"] != rewards.USUAL or row["ratio_to_usual"] == 1.0
+    assert {row["batch"] for row in cases["callers"] if row["contender"] == rewards.BARE} == {1, 8}
 
 
 @pytest.mark.parametrize(
