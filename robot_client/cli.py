@@ -73,6 +73,7 @@ def _add_run_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument("--record", type=Path, help="folder of a LeRobot v3 dataset to append to")
     run.add_argument("--record-failures", type=float, help="record only the last SECONDS of episodes that fail")
     run.add_argument("--log", type=Path, help="folder for timings, one folder an episode")
+    run.add_argument("--reward", help="address of a reward model that watches as it happens; its curve goes to --log")
     run.add_argument("--quiet", action="store_true", help="no progress, only the table")
 
 
@@ -195,13 +196,20 @@ def _episode_config(arguments: argparse.Namespace, robot: Robot, *, seed: int) -
 def _subscribers(arguments: argparse.Namespace) -> List[Subscriber]:
     from robot_client.subscribers.console import ConsoleView
     from robot_client.subscribers.recorder import DatasetRecorder
+    from robot_client.subscribers.reward_stream import RewardStream, RewardStreamConfig
     from robot_client.subscribers.timing_log import TimingLog
 
+    if arguments.reward is not None and arguments.log is None:
+        raise RoboserveError("invalid_request", "--reward: the curve needs a folder, give --log too")
     subscribers: List[Subscriber] = []
     if not arguments.quiet:
         subscribers.append(ConsoleView())
     if arguments.log is not None:
-        subscribers.append(TimingLog(arguments.log))
+        log = TimingLog(arguments.log)
+        subscribers.append(log)
+        if arguments.reward is not None:
+            reward = RewardStreamConfig(arguments.reward, api_key=_api_key(arguments.api_key_file))
+            subscribers.append(RewardStream(reward, lambda: log.folder))
     if arguments.record is not None:
         subscribers.append(DatasetRecorder(arguments.record, failures_last_s=arguments.record_failures))
     return subscribers

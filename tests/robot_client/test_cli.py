@@ -49,6 +49,16 @@ def test_run_drives_episodes_and_logs_them(server, tmp_path, capsys):
     assert "finished" in capsys.readouterr().out
 
 
+def test_a_reward_model_that_is_not_there_costs_the_curve_alone(server, tmp_path, capsys):
+    arguments = ["run", "--robot", "pointmass", "--server", server.url, "--max-seconds", "20", "--quiet"]
+    arguments += ["--reward", "ws://127.0.0.1:9/reward/robometer"]
+    assert main(arguments) == 1
+    assert "--log" in capsys.readouterr().err
+    assert main([*arguments, "--log", str(tmp_path)]) == 0
+    (curve,) = tmp_path.glob("*/reward.json")
+    assert "unavailable" in json.loads(curve.read_text())["fault"]
+
+
 def test_python_dash_m_is_the_same_command(server, repository):
     command = [sys.executable, "-m", "robot_client", "run", "--robot", "pointmass", "--server", server.url, "--quiet"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60, check=False)
