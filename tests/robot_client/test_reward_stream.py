@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -26,16 +27,28 @@ class Seen(Watcher):
         self.images[record.tick] = observation.images["top"]
 
 
+class FinishedWhen(NeverThere):
+    """A robot that is done a quarter of a second after a condition holds."""
+
+    def __init__(self, condition):
+        super().__init__()
+        self._condition, self._left = condition, 12
+
+    def finished(self):
+        self._left -= self._condition()
+        return True if self._left <= 0 else None
+
+
 @pytest.fixture
 def run(tmp_path):
     """Run an episode of half a second at 50 Hz with a reward stream; returns the report and the curve's file."""
     log = TimingLog(tmp_path)
 
-    def run_one(stream, *watchers, **options):
-        robot = NeverThere()
+    def run_one(stream, *watchers, robot=None, max_seconds=0.5):
+        robot = robot or NeverThere()
         with point_server(robot) as server, fast_link(server, robot) as link:
-            report = episode(robot, link, log, stream, *watchers, **{"max_seconds": 0.5, **options}).run()
-        assert report.ended == "max_seconds"
+            report = episode(robot, link, log, stream, *watchers, max_seconds=max_seconds).run()
+        assert report.ended in ("max_seconds", "finished")
         assert [event.kind for event in report.events] == ["connected"]
         return report, json.loads((log.folder / "reward.json").read_text("utf-8"))
 
@@ -80,8 +93,12 @@ def test_a_slow_reward_model_costs_frames_and_the_robot_nothing(run):
 
 def test_an_absent_or_lost_reward_model_is_told_and_a_returned_one_judges_again(run):
     reward = RunningReward()
+    stopper = threading.Thread(target=reward.stop)
     stream = stream_to(run, reward.url)
-    _, lost = run(stream, Watcher(lambda record: reward.stop() if record.tick == 12 else None))
+    # Ten seconds at most; what ends it is that frames were offered to a server that is gone.
+    robot = FinishedWhen(lambda: not stopper.is_alive() and stopper.ident is not None)
+    watcher = Watcher(lambda record: stopper.start() if stream.latest is not None and stopper.ident is None else None)
+    _, lost = run(stream, watcher, robot=robot, max_seconds=10.0)
     assert lost["values"]
     assert "unavailable" in lost["fault"]
     assert lost["offered"] > len(lost["values"])
