@@ -115,7 +115,7 @@ def _tasks_table(result: JudgeResult) -> Table:
     headings, lines = task_lines(result)
     columns = [Column(heading, justify="right", no_wrap=True) for heading in headings[1:]]
     table = Table(Column(headings[0], no_wrap=True), *columns, title=f"{result.answers.facts.id}, task by task")
-    table.box, table.padding = SIMPLE_HEAD, (0, 1, 0, 0)
+    table.box, table.padding, table.pad_edge = SIMPLE_HEAD, (0, 0), False
     for line in lines:
         table.add_row(*line)
     return table

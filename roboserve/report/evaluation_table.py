@@ -54,7 +54,8 @@ def group_lines(rows: Mapping[str, Row]) -> Iterator[list[str]]:
 
 def task_lines(result: JudgeResult) -> tuple[list[str], list[list[str]]]:
     """Return the headings and a line for each task of one judge."""
-    shown = [figure for figure in _FIGURES if any(figure in row.figures for row in result.tasks)]
+    known = {figure for row in result.tasks for figure in row.figures}
+    shown = [figure for figure in _FIGURES if figure in known and figure != "pairs"]  # one task's says what tau-a says
     lines = []
     for row in result.tasks:
         preference = row.preference.get("all")
