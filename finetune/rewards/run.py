@@ -86,6 +86,18 @@ class Run:
         return self.folder / "metrics.jsonl"
 
 
+def run_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of the state that a run saved last.
+
+    Raises:
+        FileNotFoundError: it saved none.
+    """
+    path = folder / "state.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"start: {folder} holds no state of a run")
+    return _part(load_file(path), "network/")
+
+
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 

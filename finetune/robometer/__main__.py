@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -52,20 +52,37 @@ def train(
     seed: SeedOption = 0,
     model_id: Annotated[str, typer.Option(help="Name of the model.")] = "metaworld-robometer",
     *,
+    sampler: Annotated[
+        Literal["simulated", "reference"], typer.Option(help="How pairs are drawn (finetune/robometer/train.py).")
+    ] = "simulated",
+    start: Annotated[Path | None, typer.Option(help="Run folder whose weights it starts from.")] = None,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine.")] = 1e-3,
     preference: Annotated[bool, typer.Option(help="Teach preference beside progress and success.")] = True,
 ) -> None:
     """Stage two: pairs of clips teach progress, success and preference; run again to go on where it stopped."""
     from finetune.robometer.recipe import Recipe
-    from finetune.robometer.train import TrainConfig
+    from finetune.robometer.train import REFERENCE, SIMULATED, TrainConfig
 
     with progress_bars() as bars:
         bar = bars.add_task("pairs", total=steps, note="")
 
         def report(step: int, losses: Any) -> None:
-            parts = (f"{name} {float(getattr(losses, name)):.3f}" for name in ("preference", "progress", "success"))
+            parts = (
+                f"{name} {float(getattr(losses, name).detach()):.3f}" for name in ("preference", "progress", "success")
+            )
             bars.update(bar, completed=step, note=", ".join(parts))
 
-        config = TrainConfig(out=out, steps=steps, batch=batch, threads=threads, seed=seed, preference=preference)
+        config = TrainConfig(
+            out=out,
+            steps=steps,
+            batch=batch,
+            sampler={"simulated": SIMULATED, "reference": REFERENCE}[sampler],
+            start=start,
+            learning_rate=learning_rate,
+            threads=threads,
+            seed=seed,
+            preference=preference,
+        )
         folder = Recipe(data=data, work=work).run(config, report, model_id=model_id, revision="1")
     typer.echo(f"checkpoint: {folder}")
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from finetune.rewards.run import Run, cosine_rate
+from finetune.rewards.run import Run, cosine_rate, run_weights
 from finetune.robometer.embedded import Sizes
 from models.robometer.losses import Losses, PairTargets, pair_losses
 from models.robometer.network import VisionFeatures
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     from models.robometer.network import RobometerNetwork
     from models.robometer.sequence import Sequencer
 
+REFERENCE = SamplerConfig(from_start=0.5)
+"""The reference's four strategies, equally likely, for episodes as they are found; half of the clips from the start."""
+SIMULATED = SamplerConfig(
+    strategies=("rewind", "suboptimal", "different_task", "different_task", "reverse"), successes=0.7, from_start=0.5
+)
+"""How pairs of simulated rollouts are drawn. A simulated scene gives its task away, so words are learned from clips of
+other tasks alone, and these must be common."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -39,6 +47,7 @@ class TrainConfig:
     Attributes:
         out: run folder; `steps`, `batch`: optimiser steps and pairs in each, on each process.
         sampler: how pairs are drawn.
+        start: run folder whose weights it starts from; None for fresh ones.
         preference: teach preference; without it, progress and success alone (the paper's comparison).
         learning_rate: peak of a cosine; `warmup`: share of all steps.
         seed, threads: of PyTorch.
@@ -46,7 +55,8 @@ class TrainConfig:
 
     out: Path
     sizes: Sizes = field(default_factory=Sizes)
-    sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(from_start=0.5))
+    sampler: SamplerConfig = SIMULATED
+    start: Path | None = None
     preference: bool = True
     steps: int = 2000
     batch: int = 32
@@ -93,6 +103,8 @@ def train(
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
     identity = {name: value for name, value in asdict(config).items() if name not in ("out", "threads")}
     run = Run(folder=config.out, identity=identity)
+    if config.start is not None:
+        network.load_state_dict(run_weights(config.start))
     run.restore(network, optimizer)
     model, optimizer = accelerator.prepare(network, optimizer)
     sampler = PairSampler(episodes=material.data.episodes, config=config.sampler)

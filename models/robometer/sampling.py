@@ -65,7 +65,9 @@ class SamplerConfig:
 
     Attributes:
         frames: frames of every clip (T).
-        strategies: with equal weights.
+        strategies: equally likely; one that stands twice is twice as likely.
+        successes: share of pairs that are drawn for a successful episode; None for their share of the episodes, as in
+            the reference, whose data are mostly successes. Where they are not, few pairs would teach what words mean.
         from_start: share of forward clips that begin with their episode, as every clip does when rewards are asked for;
             0 in the reference.
         same_source: share of different-task clips that come from the same source.
@@ -74,6 +76,7 @@ class SamplerConfig:
 
     frames: int = 8
     strategies: tuple[Strategy, ...] = STRATEGIES
+    successes: float | None = None
     from_start: float = 0.0
     same_source: float = 0.5
     parity: bool = False
@@ -99,12 +102,15 @@ class PairSampler:
                 kind.setdefault(episode.task, []).append(index)
         if not self._successes:
             raise ValueError("episodes: none is successful and has three frames or more")
-        self._usable = sorted(i for table in (self._successes, self._others) for part in table.values() for i in part)
+        self._better, self._worse = (
+            sorted(i for part in table.values() for i in part) for table in (self._successes, self._others)
+        )
+        self._usable = sorted(self._better + self._worse)
 
     def draw(self, random: np.random.Generator) -> PairPlan:
         """Return one pair."""
         while True:
-            index = self._usable[int(random.integers(len(self._usable)))]
+            index = self._owner(random)
             if self.episodes[index].quality != "successful":
                 better = self._partner(index, self._successes, random)
                 if better is not None:
@@ -115,6 +121,13 @@ class PairSampler:
                 pair = self._from_success(index, strategy, random)
                 if pair is not None:
                     return pair
+
+    def _owner(self, random: np.random.Generator) -> int:
+        """Return the episode that a pair is drawn for."""
+        chosen = self._usable
+        if self.config.successes is not None and self._worse:
+            chosen = self._better if random.random() < self.config.successes else self._worse
+        return chosen[int(random.integers(len(chosen)))]
 
     def _from_success(self, index: int, strategy: Strategy, random: np.random.Generator) -> PairPlan | None:
         if strategy == "suboptimal":

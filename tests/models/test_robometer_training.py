@@ -226,3 +226,11 @@ def test_the_same_generator_state_gives_the_same_pairs():
 def test_without_a_success_there_is_nothing_to_learn():
     with pytest.raises(ValueError, match="none is successful"):
         PairSampler(episodes=[episode("a", "failure")])
+
+
+def test_a_share_of_successes_and_a_strategy_named_twice_decide_what_is_drawn():
+    twice = ("rewind", "different_task", "different_task")
+    counts = Counter(pair.strategy for pair in drawn(strategies=twice, successes=1.0))
+    assert counts["different_task"] / counts.total() == pytest.approx(2 / 3, abs=0.03)
+    counts = Counter(pair.strategy for pair in drawn(successes=0.6))
+    assert counts["suboptimal"] / counts.total() == pytest.approx(0.4 + 0.6 / 4, abs=0.03)
