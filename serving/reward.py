@@ -43,10 +43,11 @@ class RewardService:
         logger.info("starting", extra={"model": args.name, "proxy_host": host, "keys_file": args.auth.keys_file})
         # The forward shares the interpreter with the event loop: a shorter switch keeps the other sessions answered.
         sys.setswitchinterval(0.0005)
-        # On Linux a priority is a thread's own, and passed on to threads made later: here the forward's, the decoders'.
-        os.nice(args.rewards.niceness)
         context = serve.get_replica_context()
         self._server = RewardServer(args, replica=context.replica_id.unique_id, replicas=_replicas(context))
+        # After the model is there: a start that yields to a busy fleet would take for ever. On Linux a priority is a
+        # thread's own and passed on to threads made later, here the forward's and the decoders', made on first use.
+        os.nice(args.rewards.niceness)
         self._bridge = RayMetricsBridge(self._server.metrics.registry)
         self._bridge.start()
         # A full collection would walk through everything that torch and Ray have loaded, with the event loop waiting.

@@ -34,7 +34,6 @@ def ray_session(workers: int) -> Iterator[None]:
         RoboserveError: `unavailable` where Ray Data is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it would write over the progress bar
     import ray
 
     _require_ray_data()
@@ -101,7 +100,7 @@ def outcomes(job: Job, rows: Sequence[str]) -> Iterator[dict[str, Any]]:
         fn_constructor_kwargs={"job": job},
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=job.config.workers),
+        compute=ray.data.ActorPoolStrategy(size=min(job.config.workers, len(rows))),
         num_cpus=1,
     )
     batches: Any = done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
