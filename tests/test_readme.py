@@ -37,6 +37,7 @@ def run(command: str, folder: Path, port: int) -> None:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "ROBOSERVE_STATE_DIR": str(folder / "state"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
     }
     words = shlex.split(command.replace(":8000", f":{port}"))
     words += ["--port", str(port)] if words[:2] == ["roboserve", "up"] else []
@@ -62,7 +63,7 @@ def test_the_two_commands_are_targets_of_the_makefile() -> None:
 
 
 @pytest.mark.slow
-def test_every_other_command_and_the_python_example_run(tmp_path: Path) -> None:
+def test_every_other_command_and_the_python_examples_run(tmp_path: Path) -> None:
     port = free_port()
     started = False
     try:
@@ -70,9 +71,9 @@ def test_every_other_command_and_the_python_example_run(tmp_path: Path) -> None:
             if command.startswith(("make ", "roboserve bench ")):
                 continue
             if command == "roboserve down":
-                example = blocks("python")[0].replace(":8000", f":{port}")
-                (tmp_path / "example.py").write_text(example, "utf-8")
-                run(f"{sys.executable} example.py", tmp_path, port)
+                for example in blocks("python"):
+                    (tmp_path / "example.py").write_text(example.replace(":8000", f":{port}"), "utf-8")
+                    run(f"{sys.executable} example.py", tmp_path, port)
                 started = False
             started = started or command == "roboserve up"
             run(command, tmp_path, port)
