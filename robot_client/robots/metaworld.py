@@ -79,6 +79,7 @@ class MetaWorldRobot:
         self._scene: Optional[Array] = None
         self._steps = 0
         self._success = False
+        self._outcome = (0.0, False)
 
     @property
     def instruction(self) -> str:
@@ -87,8 +88,13 @@ class MetaWorldRobot:
 
     @property
     def privileged_observation(self) -> Array:
-        """The simulator's own observation, float64 (39,), with object and goal positions: for scripted experts only."""
+        """The simulator's own observation, float64 (39,), with object and goal positions: no served policy sees it."""
         return self._require_scene().copy()
+
+    @property
+    def outcome(self) -> Tuple[float, bool]:
+        """The simulator's own dense reward for the latest action, and whether the task is solved now: never served."""
+        return self._outcome
 
     def reset(self, seed: Optional[int] = None) -> None:
         """Draw the scene from `seed` (None: from fresh entropy) and put the hand at its start."""
@@ -96,7 +102,7 @@ class MetaWorldRobot:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         self._env.seed(int(seed))
         self._scene = self._env.reset()[0]
-        self._steps, self._success = 0, False
+        self._steps, self._success, self._outcome = 0, False, (0.0, False)
 
     def observe(self) -> RobotObservation:
         """Render the camera and read hand position (m) and gripper opening (0 closed to 1 open)."""
@@ -113,9 +119,10 @@ class MetaWorldRobot:
         action = np.asarray(action, dtype=np.float32)
         if action.shape != (4,) or not np.isfinite(action).all():
             raise RoboserveError("invalid_request", f"action: shape {action.shape}, needs 4 finite values")
-        self._scene, _, _, _, info = self._env.step(np.clip(action, -1.0, 1.0))
+        self._scene, reward, _, _, info = self._env.step(np.clip(action, -1.0, 1.0))
         self._steps += 1
-        self._success = self._success or float(info["success"]) > 0.0
+        self._outcome = (float(reward), float(info["success"]) > 0.0)
+        self._success = self._success or self._outcome[1]
 
     def finished(self) -> Optional[bool]:
         """Return True once the task was solved, False when the steps ran out, None before."""
