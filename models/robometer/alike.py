@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,15 +58,15 @@ class Tree:
 
 def trees(
     sequences: Sequence[NDArray[np.int64]],
-    positions: Sequence[NDArray[np.int64]],
     frames: Sequence[Sequence[VisionFeatures]],
+    positions: Callable[[int], NDArray[np.int64]],
     *,
     asking: int,
 ) -> list[Tree]:
     """Return the trees worth reading; sequences that are in none are to be read each on its own.
 
     Args:
-        sequences: int64 (L,) each; `positions`: int64 (3, L) each.
+        sequences: int64 (L,) each; `positions` gives the rotary positions, int64 (3, L), of one by its index.
         frames: the frames of each sequence, one before each of its progress tokens.
         asking: id of the progress token.
     """
@@ -77,40 +77,46 @@ def trees(
     found = []
     for members in groups.values():
         cuts = ends[members[0]]
-        tree = _tree(members, cuts, sequences, positions, frames)
-        tokens = sum(level.ids.size for level in tree.levels)
-        if len(members) > 1 and tokens <= WORTH_IT * cuts[-1] * len(members):
-            found.append(tree)
+        spans = list(zip((0, *cuts[:-1].tolist()), cuts.tolist(), strict=True))
+        paths, firsts = _nodes([sequences[member] for member in members], [frames[member] for member in members], spans)
+        tokens = sum(len(first) * (end - start) for first, (start, end) in zip(firsts, spans, strict=True))
+        if len(members) == 1 or tokens > WORTH_IT * cuts[-1] * len(members):
+            continue
+        levels = []
+        for depth, (first, (start, end)) in enumerate(zip(firsts, spans, strict=True)):
+            shown = [members[row] for row in first]
+            levels.append(
+                Level(
+                    parents=paths[first, depth - 1] if depth else np.zeros(len(first), dtype=np.int64),
+                    ids=np.stack([sequences[member][start:end] for member in shown]),
+                    positions=np.stack([positions(member)[:, start:end] for member in shown], axis=1),
+                    frames=tuple(frames[member][depth] for member in shown),
+                )
+            )
+        found.append(Tree(members=tuple(members), levels=tuple(levels), paths=paths))
     return found
 
 
-def _tree(
-    members: Sequence[int],
-    cuts: NDArray[np.int64],
+def _nodes(
     sequences: Sequence[NDArray[np.int64]],
-    positions: Sequence[NDArray[np.int64]],
     frames: Sequence[Sequence[VisionFeatures]],
-) -> Tree:
-    levels = []
-    paths = np.zeros((len(members), len(cuts)), dtype=np.int64)
-    above = np.zeros(len(members), dtype=np.int64)
-    for depth, (start, end) in enumerate(zip((0, *cuts[:-1]), cuts, strict=True)):
+    spans: Sequence[tuple[int, int]],
+) -> tuple[NDArray[np.int64], list[list[int]]]:
+    """Return each sequence's node at each depth, (sequences, depths), and the first sequence of each node, by depth.
+
+    Args:
+        spans: where each piece begins and ends in a sequence.
+    """
+    paths = np.zeros((len(sequences), len(spans)), dtype=np.int64)
+    firsts: list[list[int]] = []
+    for depth, (start, end) in enumerate(spans):
         nodes: dict[tuple[int, int, bytes], int] = {}
-        first: list[int] = []
-        for row, member in enumerate(members):
-            key = (int(above[row]), id(frames[member][depth]), sequences[member][start:end].tobytes())
+        firsts.append([])
+        for row, sequence in enumerate(sequences):
+            above = int(paths[row, depth - 1]) if depth else 0
+            key = (above, id(frames[row][depth]), sequence[start:end].tobytes())
             if key not in nodes:
                 nodes[key] = len(nodes)
-                first.append(row)
+                firsts[-1].append(row)
             paths[row, depth] = nodes[key]
-        shown = [members[row] for row in first]
-        levels.append(
-            Level(
-                parents=above[first],
-                ids=np.stack([sequences[member][start:end] for member in shown]),
-                positions=np.stack([positions[member][:, start:end] for member in shown], axis=1),
-                frames=tuple(frames[member][depth] for member in shown),
-            )
-        )
-        above = paths[:, depth]
-    return Tree(members=tuple(members), levels=tuple(levels), paths=paths)
+    return paths, firsts

@@ -74,6 +74,8 @@ class RobometerNetwork(nn.Module):
         text: Any = config.text_config
         hidden: int = text.hidden_size
         self.model: Any = Qwen3VLModel(config)  # type: ignore[no-untyped-call]
+        embed: Any = self.model.visual.patch_embed
+        embed.proj.__class__ = _PatchProjection  # and not a new one, whose weights would be drawn anew
         self.progress_head = _head(hidden, bins)
         self.preference_head = _head(hidden, 1)
         self.success_head = _head(hidden, 1)
@@ -147,6 +149,14 @@ class RobometerNetwork(nn.Module):
         )
 
 
+class _PatchProjection(nn.Conv3d):
+    """A convolution over single patches, which is a matrix product: twice as fast as one, and the same parameters."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as torch names it
+        weight = self.weight.flatten(1)
+        return nn.functional.linear(input.flatten(1), weight, self.bias).view(len(input), -1, 1, 1, 1)
+
+
 def _images(frames: Sequence[VisionFeatures]) -> Any:
     """Return the features of a forward's images, in order, as transformers passes them on."""
     layers = torch.cat([frame.layers for frame in frames], dim=1)
@@ -162,6 +172,12 @@ def _head(hidden: int, outputs: int) -> nn.Sequential:
         nn.Dropout(DROPOUT),
         nn.Linear(hidden // 2, outputs),
     )
+
+
+def to_dtype(network: nn.Module, dtype: torch.dtype) -> None:
+    """Bring the parameters to a dtype, in place; rotary frequencies stay float32, rounded they would blur positions."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def decode_progress(logits: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from models.rewards.contract import FrameValues, RewardSpec
 from models.robometer.alike import trees
 from models.robometer.checkpoint import load_checkpoint, require_files
 from models.robometer.images import letterbox, patchify, snap
-from models.robometer.network import VisionFeatures, decode_progress
+from models.robometer.network import VisionFeatures, decode_progress, to_dtype
+from models.robometer.quantize import quantize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,12 +47,15 @@ class RobometerReward:
             checkpoint: folder, or "zoo:NAME" for one that ships with the package.
             device: "cpu", "cuda" or "auto" (a GPU where there is one).
             dtype: of the computation.
+            quantization: of the language model's linear layers, by bitsandbytes (extra `vlm`): "int8", or "nf4" (four
+                bits); "none" keeps them in `dtype`.
             forward_tokens: most tokens, padding included, of one run of the language model; more are run in turns.
         """
 
         checkpoint: str
         device: Literal["auto", "cpu", "cuda"] = "auto"
         dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+        quantization: Literal["none", "int8", "nf4"] = "none"
         forward_tokens: int = 16_384
 
     def __init__(self, config: Config) -> None:
@@ -76,7 +80,11 @@ class RobometerReward:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._config = config
         self._device = torch.device(device)
-        self._network = checkpoint.network.to(self._device, getattr(torch, config.dtype)).eval()
+        self._network = checkpoint.network
+        to_dtype(self._network, getattr(torch, config.dtype))
+        if config.quantization != "none":
+            quantize(self._network, config.quantization, self._device)
+        self._network.to(self._device).eval()
         self._sequencer = checkpoint.sequencer
         vision: Any = self._network.config.vision_config
         self._patch: int = vision.patch_size
@@ -92,7 +100,7 @@ class RobometerReward:
             max_frames=settings.max_frames,
             frame_policy=settings.frame_policy,
             prompt_version=settings.prompt.version,
-            dtype=config.dtype,
+            dtype=config.dtype if config.quantization == "none" else config.quantization,
             instruction_chars=settings.instruction_chars,
         )
 
@@ -131,10 +139,13 @@ class RobometerReward:
     def score(self, queries: Sequence[Query]) -> list[FrameValues]:
         """Read progress and success at the token after every frame."""
         frames = [[_own(frame) for frame in query.frames] for query in queries]
-        sequences = [
-            self._sequencer.progress(query.instruction, [frame.grid for frame in shown])
-            for query, shown in zip(queries, frames, strict=True)
-        ]
+        rendered: dict[tuple[str, tuple[Grid, ...]], NDArray[np.int64]] = {}
+        sequences = []
+        for query, shown in zip(queries, frames, strict=True):
+            key = (query.instruction, tuple(frame.grid for frame in shown))
+            if key not in rendered:
+                rendered[key] = self._sequencer.progress(*key)
+            sequences.append(rendered[key])
         return self._in_turns(sequences, frames, self._scores)
 
     def compare(self, pairs: Sequence[Pair]) -> list[float]:
@@ -178,11 +189,15 @@ class RobometerReward:
     ) -> list[FrameValues]:
         """Read those that begin alike as trees, the others as a padded batch."""
         values: dict[int, FrameValues] = {}
-        positions = [
-            self._sequencer.positions(sequence, [frame.grid for frame in shown])
-            for sequence, shown in zip(sequences, frames, strict=True)
-        ]
-        for tree in trees(sequences, positions, frames, asking=self._sequencer.asking):
+        known: dict[int, NDArray[np.int64]] = {}
+
+        def positions(index: int) -> NDArray[np.int64]:
+            sequence = sequences[index]  # one object for all queries of equal words and sizes, see `score`
+            if id(sequence) not in known:
+                known[id(sequence)] = self._sequencer.positions(sequence, [frame.grid for frame in frames[index]])
+            return known[id(sequence)]
+
+        for tree in trees(sequences, frames, positions, asking=self._sequencer.asking):
             values |= zip(tree.members, _values(self._network.read(tree)), strict=True)
         alone = [index for index in range(len(sequences)) if index not in values]
         if alone:
