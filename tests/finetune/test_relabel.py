@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,23 @@ def test_a_long_episode_gives_the_same_values_within_a_small_memory() -> None:
     assert model.encoded == len(
         {i for end in found[0].frames for i in FramePolicy.parse("linspace-8").indices(end + 1)}
     )
+
+
+def test_memory_does_not_grow_with_an_episode() -> None:
+    labeller = LocalLabeller(BrightnessReward(BrightnessReward.Config(image_size=64)), feature_bytes=10_000)
+    plan = Plan(mode="prefix", frame_policy="linspace-8", every=10)
+    image = np.zeros((64, 64, 3), np.uint8)
+    tracemalloc.start()
+    with FrameStore(memory_bytes=10 * image.nbytes) as frames:
+        for number in range(3000):
+            image[:] = number % 200
+            frames.add(labeller.pack(image))
+        labels = labeller.score(frames, "push", plan)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert frames.nbytes > 3000 * image.nbytes
+    assert len(labels.frames) == 301
+    assert peak < 300 * image.nbytes, "a tenth of its frames"
 
 
 @given(
