@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clients.errors import RoboserveError
@@ -34,6 +35,7 @@ def ray_session(workers: int) -> Iterator[None]:
         RoboserveError: `unavailable` where Ray Data is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it would write over the progress bar
     import ray
 
     _require_ray_data()
@@ -42,25 +44,37 @@ def ray_session(workers: int) -> Iterator[None]:
         return
     folder = None
     try:
-        if "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        else:
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if "RAY_ADDRESS" not in os.environ and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
             folder = tempfile.mkdtemp(prefix="relabel-")  # a socket's path has at most 107 characters
-            ray.init(
-                address="local",
-                num_cpus=workers,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
-            )
+            settings |= {
+                "address": "local",
+                "num_cpus": workers,
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+                "_node_ip_address": "127.0.0.1",
+                "_temp_dir": folder,
+            }
+        with _silent_standard_error():
+            ray.init(**settings)
         yield
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _silent_standard_error() -> Iterator[None]:
+    """Drop what compiled code writes: Ray's says on every start that it heeds a log level. Exceptions pass."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as sink:
+            os.dup2(sink.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def describe_in_worker(config: RelabelConfig) -> ModelFacts:
