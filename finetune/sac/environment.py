@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import numpy as np
@@ -30,7 +30,7 @@ class MetaWorldEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
         image_size: side of the square frames that `render` gives, pixels.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012  as Gymnasium declares it
     render_mode = "rgb_array"
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (STATE,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import gymnasium
+
+    from finetune.sac.environment import OwnReward
 
 SERVED = "served:"
 _FIRST_EVALUATION_SEED = 900_000
@@ -105,8 +107,8 @@ def train(config: SacConfig, report: Callable[[int, float | None], None]) -> Run
         folder = RunFolder(config.out, {**config.identity, "model": facts})
         model = _model(config, env, folder)
         if isinstance(env, RewardEnv):
-            model.replay_buffer.labelled = env.labelled
-        watch = _Watch(config, env, folder, report)
+            _buffer(model).labelled = env.labelled
+        watch = _Watch(config, model, env, folder, report)
         left = config.steps - model.num_timesteps
         if left > 0:
             model.learn(left, callback=watch, reset_num_timesteps=False, log_interval=10)
@@ -121,10 +123,9 @@ def make_environment(config: SacConfig) -> tuple[gymnasium.Env[Any, Any], dict[s
     Raises:
         RoboserveError: see `train`.
     """
-    size = {"horizon": config.horizon, "repeat": config.repeat, "image_size": config.image_size}
+    size: dict[str, Any] = {"horizon": config.horizon, "repeat": config.repeat, "image_size": config.image_size}
     if config.reward in ("sparse", "env"):
-        own: Any = config.reward
-        return MetaWorldEnv(config.task, own_reward=own, **size), None
+        return MetaWorldEnv(config.task, own_reward=cast("OwnReward", config.reward), **size), None
     if not config.reward.startswith(SERVED):
         raise RoboserveError("invalid_request", f"reward: {config.reward!r}; allowed are sparse, env, served:ADDRESS")
     client = RewardClient(config.reward.removeprefix(SERVED), codec="raw")
@@ -161,18 +162,23 @@ def _model(config: SacConfig, env: gymnasium.Env[Any, Any], folder: RunFolder) -
     )
 
 
+def _buffer(model: SAC) -> LabelledReplayBuffer:
+    return cast("LabelledReplayBuffer", model.replay_buffer)
+
+
 class _Watch(BaseCallback):
     """Evaluates, keeps and tells as the run goes: between decisions, when each is in the replay buffer."""
 
     def __init__(
         self,
         config: SacConfig,
+        sac: SAC,
         env: gymnasium.Env[Any, Any],
         folder: RunFolder,
         report: Callable[[int, float | None], None],
     ) -> None:
         super().__init__()
-        self._config, self._env, self._folder, self._report = config, env, folder, report
+        self._config, self._sac, self._env, self._folder, self._report = config, sac, env, folder, report
         self._success: float | None = None
         self._started = time.monotonic()
 
@@ -199,17 +205,17 @@ class _Watch(BaseCallback):
 
     def _evaluate(self, step: int) -> None:
         seconds = time.monotonic() - self._started
-        found = evaluate(self.model, self._config)
+        found = evaluate(self._sac, self._config)
         self._success = float(np.mean(found))
         self.logger.record("evaluation/success", self._success)
         self._folder.log({"step": step, "success": self._success, "episodes": len(found), "seconds": round(seconds, 1)})
 
     def _save(self, step: int) -> None:
         if isinstance(self._env, RewardEnv) and self._config.lag:
-            self.model.replay_buffer.settle(self._env.drain())
+            _buffer(self._sac).settle(self._env.drain())
         with self._folder.checkpoint(step) as place:
-            self.model.save(place / "model.zip")
-            self.model.save_replay_buffer(place / "buffer.pkl")
+            self._sac.save(place / "model.zip")
+            self._sac.save_replay_buffer(place / "buffer.pkl")
 
 
 def evaluate(model: Any, config: SacConfig) -> list[bool]:
