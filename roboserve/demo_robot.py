@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _FRAMES_WAITING = 512
 _JUDGED_HZ = 10.0
 """The rate of the rollouts that the embedded reward model learned from."""
+_JUDGE_S = 10.0
+"""The reward model yields the cores to the policy, so on a busy machine a value may take seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +152,7 @@ def _reward_config(server: str, reward: str) -> RewardStreamConfig:
     from robot_client.subscribers.reward_stream import RewardStreamConfig
 
     # Raw: the frames are small by then, the server is this machine, and encoding would cost the robot's process.
-    return RewardStreamConfig(server, model=reward, rate_hz=_JUDGED_HZ, codec="raw")
+    return RewardStreamConfig(server, model=reward, rate_hz=_JUDGED_HZ, codec="raw", timeout_s=_JUDGE_S)
 
 
 def _outcome(report: EpisodeReport, seed: int, progress: float | None) -> Progress:

@@ -4,13 +4,14 @@
     server (address), rate_hz (frames a second that were offered), model, revision, content_hash (of the model; null
     where nothing was judged), values (list of tick, time_s (seconds since the first tick was due), progress (0 to 1),
     success (probability, or null where the model gives none), latency_ms (from the frame to its value)), offered,
-    dropped (frames that found the mailbox full, or the server too busy), fault (a sentence that says why frames after
-    the last value were not judged, or null).
+    dropped (frames that found the mailbox full, the server too busy, or the episode long over), fault (a sentence that
+    says why frames after the last value were not judged, or null).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
@@ -41,7 +42,8 @@ class RewardStreamConfig:
         camera: what it looks through; None for the robot's first.
         codec: how frames travel: "jpeg", "png" (exact) or "raw" (exact, no work, many bytes).
         capacity: frames that may wait; one that comes while so many wait is dropped and counted.
-        timeout_s: longest wait for the server; one that is slower is given up for the rest of the episode.
+        timeout_s: longest wait for the server; one that is slower is given up for the rest of the episode. After the
+            episode's end, frames that still wait are judged for so long, and the rest is dropped.
     """
 
     server: str
@@ -111,6 +113,7 @@ class RewardStream:
         self._instruction, self._camera = "", ""
         self._every, self._next = 1, 0
         self._held_back: Optional[_Frame] = None
+        self._give_up_s = math.inf
 
     @property
     def latest(self) -> Optional[float]:
@@ -123,7 +126,7 @@ class RewardStream:
         self._instruction = info.instruction
         self._camera = self._config.camera or info.interface.cameras[0]
         self._every, self._next = max(1, round(info.rate_hz / self._config.rate_hz)), 0
-        self._held_back = None
+        self._held_back, self._give_up_s = None, math.inf
         self._curve = _Curve(rate_hz=info.rate_hz / self._every)
         self._worker = Worker(self._judge, name="roboserve-reward", capacity=self._config.capacity)
 
@@ -149,6 +152,7 @@ class RewardStream:
         worker, self._worker = self._worker, None
         if worker is None:
             return
+        self._give_up_s = time.monotonic() + self._config.timeout_s
         try:
             if self._held_back is not None:
                 self._offer(self._held_back, worker)
@@ -176,6 +180,9 @@ class RewardStream:
         """Get a frame's value; runs in the worker's thread."""
         curve = self._curve
         if curve.fault is not None:
+            return
+        if time.monotonic() > self._give_up_s:
+            curve.dropped += 1
             return
         try:
             if self._session is None:

@@ -91,6 +91,16 @@ def test_a_slow_reward_model_costs_frames_and_the_robot_nothing(run):
     assert curve["fault"] is None
 
 
+def test_what_waits_when_the_episode_is_over_is_not_waited_for_for_ever(run):
+    with RunningReward(config={"seconds_per_frame": 0.1}) as reward:
+        stream = stream_to(run, reward.url, rate_hz=50.0, timeout_s=1.5)
+        _, curve = run(stream)
+        stream.close()
+    assert curve["values"]
+    assert curve["dropped"] > 0
+    assert curve["offered"] == len(curve["values"]) + curve["dropped"]
+
+
 def test_an_absent_or_lost_reward_model_is_told_and_a_returned_one_judges_again(run):
     reward = RunningReward()
     stopper = threading.Thread(target=reward.stop)
