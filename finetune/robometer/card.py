@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.rewards.evaluate import CLOCK
+from models.robometer.checkpoint import content_hash
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 _FIGURES = {
     "voc_pearson": "VOC, Pearson",
     "voc_spearman": "VOC, Spearman",
-    "kendall": "Kendall tau-a, success / near miss / failure",
+    "kendall": "Kendall tau-a, success / suboptimal / failure",
     "pairs": "pairs of different quality ranked rightly",
     "gap_failure": "success less failure",
-    "gap_suboptimal": "success less near miss",
+    "gap_suboptimal": "success less suboptimal",
     "confusion": "own instruction less others'",
     "success_auprc": "success AUPRC",
 }
@@ -39,8 +40,6 @@ def write_card(run: Path, vision: Path, evaluation: Path, comparison: Path | Non
     found: dict[str, Any] = json.loads(evaluation.read_text("utf-8"))
     settings: dict[str, Any] = json.loads((folder / "robometer.json").read_text("utf-8"))
     name, judge = next((name, judge) for name, judge in found["judges"].items() if name != CLOCK)
-    from models.robometer.checkpoint import content_hash
-
     if judge["model"]["content_hash"] != content_hash(folder):
         raise ValueError(f"evaluation: {evaluation.name} is of other weights than those of {folder}")
     parts = [
@@ -112,25 +111,53 @@ def _tasks(judge: Mapping[str, Any]) -> str:
 
 
 def _recipe(run: Path, vision: Path, found: Mapping[str, Any]) -> str:
-    pairs, tower = (json.loads((folder / "config.json").read_text("utf-8")) for folder in (run, vision))
-    minutes = [_last(folder)["seconds"] / 60 for folder in (vision, run)]
-    tasks = len(found["data"]["tasks"])
-    commands = (
+    tower = _config(vision)
+    runs = _chain(run)
+    minutes = [_last(folder)["seconds"] / 60 for folder in (vision, *runs)]
+    commands = [
         "finetune.rewards collect --processes 2",
         f"finetune.robometer vision --steps {tower['steps']} --seed {tower['seed']}",
-        f"finetune.robometer train --steps {pairs['steps']} --batch {pairs['batch']} --seed {pairs['seed']}",
-    )
+        *(_command(folder) for folder in runs),
+    ]
     listed = "".join(f"python -m {command}\n" for command in commands)
+    evaluated = (
+        f"roboserve evaluate reward {run}/checkpoint --data runs/rewards-data --every {found['config']['every']}"
+    )
+    stages = ", then ".join(f"{_config(folder)['steps']} steps of {_config(folder)['batch']} pairs" for folder in runs)
     return (
         "## Recipe\n\n"
-        f"Rollouts of {tasks} tasks, made by scripted experts and by the ways in which they fail (noisy, near miss, "
-        "half done, stalled, wrong place, idle), 10 frames a second. Stage one teaches the vision tower to read the "
-        "simulator's state off a frame; it is then frozen. Stage two is Robometer's: pairs by four strategies, "
-        "preference, progress and success in one forward.\n\n"
-        f"```\n{listed}roboserve evaluate reward runs/robometer/pairs/checkpoint --data runs/rewards-data\n```\n\n"
+        f"Rollouts of {len(found['data']['tasks'])} tasks, made by scripted experts and by the ways in which they fail "
+        "(noisy, near miss, half done, stalled, wrong place, idle), 10 frames a second. Stage one teaches the vision "
+        "tower to read the simulator's state off a frame; it is then frozen. Stage two is Robometer's: pairs by four "
+        "strategies, preference, progress and success in one forward. With pairs drawn as the reference draws them the "
+        "model ignores the instruction, for a simulated scene gives its task away; from then on clips of other tasks "
+        "are common (`SIMULATED` in finetune/robometer/train.py).\n\n"
+        f"```\n{listed}{evaluated}\n```\n\n"
         f"{minutes[0]:.0f} minutes of stage one ({tower['steps']} steps of {tower['batch']} frames) and "
-        f"{minutes[1]:.0f} of stage two ({pairs['steps']} steps of {pairs['batch']} pairs) on one shared CPU core.\n"
+        f"{sum(minutes[1:]):.0f} of stage two ({stages}) on one shared CPU core.\n"
     )
+
+
+def _chain(run: Path) -> list[Path]:
+    """Return a run and those whose weights it started from, the first one first."""
+    start = _config(run).get("start")
+    return [*(_chain(run.parent / Path(start).name) if start else []), run]
+
+
+def _command(run: Path) -> str:
+    config = _config(run)
+    parts = [f"finetune.robometer train --out {run} --steps {config['steps']} --batch {config['batch']}"]
+    parts.append(f"--seed {config['seed']} --learning-rate {config['learning_rate']:g}")
+    if config.get("start"):
+        parts.append(f"--start {config['start']}")
+    if config["sampler"].get("successes") is None:
+        parts.append("--sampler reference")
+    return " ".join(parts)
+
+
+def _config(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "config.json").read_text("utf-8"))
+    return found
 
 
 def _claim(comparison: Path) -> str:
