@@ -25,7 +25,7 @@ def train(
         "runs/robometer"
     ),
     image: Annotated[str, typer.Option(help="robometer_tower, or the folder of a DINOv2.")] = "robometer_tower",
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1500,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 600,
     batch: Annotated[int, typer.Option(help="Clips in each step; each is shown under two instructions.")] = 64,
     threads: Annotated[int, typer.Option(help="Threads of PyTorch.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,

@@ -47,7 +47,7 @@ class TrainConfig:
 
     out: Path
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(from_start=0.5))
-    steps: int = 1500
+    steps: int = 600
     batch: int = 64
     learning_rate: float = 5e-4
     weight_decay: float = 1e-4
