@@ -17,7 +17,7 @@ PACKAGES = ("clients", "models", "robot_client", "serving")
 ENTRIES = (
     *("serving.policy", "serving.reward", "serving.dialects"),
     *("clients.policy", "clients.reward", "clients.reward_async", "robot_client.loop"),
-    *("models.policies", "models.rewards", "models.robometer", "models.rewind"),
+    *("models.policies", "models.rewards.load", "models.robometer.reward", "models.rewind.reward"),
 )
 
 MODULES = frozenset(

@@ -29,6 +29,7 @@ COMES_WITH = {"starlette": "fastapi", "grpc": "ray", "openpi_client": "dm-tree"}
 # The slim client's own copies of these live in robot_client/pyproject.toml.
 EXTRAS_OF = {
     "benchmarks": {"dev", "sim", "record"},
+    "clients": {"sim"},
     "finetune": {"train", "sim", "record"},
     "robot_client": {"sim", "record"},
     "roboserve": {"record"},
