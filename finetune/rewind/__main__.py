@@ -12,11 +12,6 @@ from finetune.bars import counting, progress_bars
 app = typer.Typer(help="ReWiND: train the embedded model.", no_args_is_help=True)
 
 
-@app.callback()
-def main() -> None:
-    """Keep `train` a command of its own name."""
-
-
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/rewind/base"),
@@ -47,6 +42,17 @@ def train(
         config = TrainConfig(out=out, steps=steps, batch=batch, threads=threads, seed=seed)
         folder = recipe.run(config, report, model_id=model_id, revision="1", decoding=decoding)
     typer.echo(f"checkpoint: {folder}")
+
+
+@app.command()
+def card(
+    evaluation: Annotated[Path, typer.Argument(help="`evaluation.json` of the checkpoint.")],
+    run: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/rewind/base"),
+) -> None:
+    """Write the checkpoint's card from what was measured."""
+    from finetune.rewind.card import write_card
+
+    typer.echo(f"card: {write_card(run, evaluation)}")
 
 
 if __name__ == "__main__":

@@ -6,23 +6,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.rewards.evaluate import CLOCK
+from finetune.rewards.card import group_table, last_metrics, read_evaluation, run_config, seen_by_none, task_table
 from models.robometer.checkpoint import content_hash
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_FIGURES = {
-    "voc_pearson": "VOC, Pearson",
-    "voc_spearman": "VOC, Spearman",
-    "kendall": "Kendall tau-a, success / suboptimal / failure",
-    "pairs": "pairs of different quality ranked rightly",
-    "gap_failure": "success less failure",
-    "gap_suboptimal": "success less suboptimal",
-    "confusion": "own instruction less others'",
-    "success_auprc": "success AUPRC",
-}
-_WEAK = 0.4
 
 
 def write_card(run: Path, vision: Path, evaluation: Path, comparison: Path | None = None) -> Path:
@@ -37,15 +25,13 @@ def write_card(run: Path, vision: Path, evaluation: Path, comparison: Path | Non
         ValueError: the evaluation is of other weights.
     """
     folder = run / "checkpoint"
-    found: dict[str, Any] = json.loads(evaluation.read_text("utf-8"))
+    found, name = read_evaluation(evaluation, content_hash(folder))
     settings: dict[str, Any] = json.loads((folder / "robometer.json").read_text("utf-8"))
-    name, judge = next((name, judge) for name, judge in found["judges"].items() if name != CLOCK)
-    if judge["model"]["content_hash"] != content_hash(folder):
-        raise ValueError(f"evaluation: {evaluation.name} is of other weights than those of {folder}")
     parts = [
-        _head(settings, found, judge),
-        _groups(found, name),
-        _tasks(judge),
+        _head(settings),
+        seen_by_none(found, name),
+        group_table(found, name),
+        task_table(found, name),
         _recipe(run, vision, found),
         "" if comparison is None else _claim(comparison),
         _use(settings),
@@ -56,64 +42,19 @@ def write_card(run: Path, vision: Path, evaluation: Path, comparison: Path | Non
     return path
 
 
-def _head(settings: Mapping[str, Any], found: Mapping[str, Any], judge: Mapping[str, Any]) -> str:
-    groups = {row["name"]: row for row in judge["groups"]}
-    named = ", ".join(f"{len(row['tasks'])} {name.replace('_', ' ')}" for name, row in groups.items() if name != "all")
+def _head(settings: Mapping[str, Any]) -> str:
     return (
         f"# {settings['id']}, revision {settings['revision']}\n\n"
         "A small Robometer (arXiv 2603.02115) for MetaWorld v3: from a clip of one camera and an instruction to "
         "progress and success at every frame, and which of two clips got further. The published architecture in "
-        "small numbers, trained from scratch on simulated rollouts of mixed quality.\n\n"
-        f"Evaluated on {found['data']['rollouts']} rollouts of scenes that it never saw ({named} tasks; held-out ones "
-        "were left out whole, their scenes and words included).\n"
+        "small numbers, trained from scratch on simulated rollouts of mixed quality.\n"
     )
-
-
-def _groups(found: Mapping[str, Any], name: str) -> str:
-    rows = {row["name"]: row for row in found["judges"][name]["groups"] if row["name"] != "all"}
-    clock = {row["name"]: row for row in found["judges"][CLOCK]["groups"]}
-    columns = [f"{group.replace('_', ' ')} | clock" for group in rows]
-    lines = ["## How well it judges\n", "| figure | " + " | ".join(columns) + " |"]
-    lines.append("|---|" + "---|---|" * len(rows))
-    for figure, title in _FIGURES.items():
-        cells = [
-            f"{_cell(row['figures'], figure)} | {_plain(clock[group]['figures'], figure)}"
-            for group, row in rows.items()
-        ]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    for sort in sorted({sort for row in rows.values() for sort in row["preference"]} - {"all"}):
-        cells = [f"{_accuracy(row['preference'], sort)} | 0.50" for row in rows.values()]
-        lines.append(f"| preferred to {sort.replace('_', ' ')} | " + " | ".join(cells) + " |")
-    lines.append(
-        "\nMeans over tasks with 95 % intervals over tasks. The clock counts frames and looks at nothing: VOC alone "
-        "says little.\n"
-    )
-    return "\n".join(lines)
-
-
-def _tasks(judge: Mapping[str, Any]) -> str:
-    lines = ["## Task by task\n", "| task | VOC | Kendall | own less others' words |", "|---|---|---|---|"]
-    weak = []
-    for row in judge["tasks"]:
-        figures = row["figures"]
-        cells = [_plain(figures, name) for name in ("voc_pearson", "kendall", "confusion")]
-        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-        if figures.get("kendall", {"value": 1.0})["value"] < _WEAK:
-            weak.append(row["name"])
-    lines += ["", "## Known failures\n"]
-    if weak:
-        lines.append(
-            f"- Rollouts of different quality are ranked poorly (Kendall under {_WEAK}) in: {', '.join(weak)}."
-        )
-    lines.append("- Simulator only: other cameras, robots, colours and real images were never seen.")
-    lines.append("- Words are those of the training tasks; a new task's words mean little to it (held-out column).\n")
-    return "\n".join(lines)
 
 
 def _recipe(run: Path, vision: Path, found: Mapping[str, Any]) -> str:
-    tower = _config(vision)
+    tower = run_config(vision)
     runs = _chain(run)
-    minutes = [_last(folder)["seconds"] / 60 for folder in (vision, *runs)]
+    minutes = [last_metrics(folder)["seconds"] / 60 for folder in (vision, *runs)]
     commands = [
         "finetune.rewards collect --processes 2",
         f"finetune.robometer vision --steps {tower['steps']} --seed {tower['seed']}",
@@ -123,7 +64,9 @@ def _recipe(run: Path, vision: Path, found: Mapping[str, Any]) -> str:
     evaluated = (
         f"roboserve evaluate reward {run}/checkpoint --data runs/rewards-data --every {found['config']['every']}"
     )
-    stages = ", then ".join(f"{_config(folder)['steps']} steps of {_config(folder)['batch']} pairs" for folder in runs)
+    stages = ", then ".join(
+        f"{run_config(folder)['steps']} steps of {run_config(folder)['batch']} pairs" for folder in runs
+    )
     return (
         "## Recipe\n\n"
         f"Rollouts of {len(found['data']['tasks'])} tasks, made by scripted experts and by the ways in which they fail "
@@ -140,12 +83,12 @@ def _recipe(run: Path, vision: Path, found: Mapping[str, Any]) -> str:
 
 def _chain(run: Path) -> list[Path]:
     """Return a run and those whose weights it started from, the first one first."""
-    start = _config(run).get("start")
+    start = run_config(run).get("start")
     return [*(_chain(run.parent / Path(start).name) if start else []), run]
 
 
 def _command(run: Path) -> str:
-    config = _config(run)
+    config = run_config(run)
     parts = [f"finetune.robometer train --out {run} --steps {config['steps']} --batch {config['batch']}"]
     parts.append(f"--seed {config['seed']} --learning-rate {config['learning_rate']:g}")
     if config.get("start"):
@@ -153,11 +96,6 @@ def _command(run: Path) -> str:
     if config["sampler"].get("successes") is None:
         parts.append("--sampler reference")
     return " ".join(parts)
-
-
-def _config(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "config.json").read_text("utf-8"))
-    return found
 
 
 def _claim(comparison: Path) -> str:
@@ -175,24 +113,3 @@ def _use(settings: Mapping[str, Any]) -> str:
         f"Frames: {width} x {height}, without distortion, 10 a second. Policy: {settings['frame_policy']}; at most "
         f"{settings['max_frames']} frames in a query. The prompt is in `robometer.json`. Licence: Apache-2.0.\n"
     )
-
-
-def _last(run: Path) -> dict[str, Any]:
-    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
-    found: dict[str, Any] = json.loads(lines[-1])
-    return found
-
-
-def _cell(figures: Mapping[str, Any], name: str) -> str:
-    if name not in figures:
-        return "-"
-    found = figures[name]
-    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
-
-
-def _plain(figures: Mapping[str, Any], name: str) -> str:
-    return f"{figures[name]['value']:.2f}" if name in figures else "-"
-
-
-def _accuracy(preference: Mapping[str, Any], sort: str) -> str:
-    return _cell({sort: preference[sort]["accuracy"]}, sort) if sort in preference else "-"

@@ -10,11 +10,10 @@ import pytest
 from finetune.rewards.rollouts import plan, replay
 from models.folders import ZOO
 from models.rewards.contract import Pair, Query
+from models.rewards.load import load_reward
 from models.robometer.reward import RobometerReward
 from robot_client.robots.metaworld import CAMERA, MetaWorldRobot
 from tests.models.reward_contract import RewardContract
-
-FOLDER = ZOO / "metaworld-robometer"
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +25,15 @@ class TestEmbedded(RewardContract):
     """It keeps what every reward model promises."""
 
 
-def test_its_card_says_how_good_it_is():
-    card = (FOLDER / "README.md").read_text("utf-8")
-    found = json.loads((FOLDER / "evaluation.json").read_text("utf-8"))
-    for group in found["judges"]["metaworld-robometer"]["groups"][:2]:
+@pytest.mark.parametrize("name", ["metaworld-robometer", "metaworld-rewind"])
+def test_the_cards_say_how_good_the_embedded_models_are(name):
+    card = (ZOO / name / "README.md").read_text("utf-8")
+    found = json.loads((ZOO / name / "evaluation.json").read_text("utf-8"))
+    assert found["judges"][name]["model"]["content_hash"] == load_reward(f"zoo:{name}").spec.content_hash
+    for group in found["judges"][name]["groups"][:2]:
         for figure in ("voc_pearson", "kendall", "confusion"):
             assert f"{group['figures'][figure]['value']:.2f}" in card
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 25_000_000
+    assert sum(path.stat().st_size for path in (ZOO / name).rglob("*") if path.is_file()) < 25_000_000
 
 
 def film(robot, kind, seed):
