@@ -101,6 +101,7 @@ class RobometerReward:
             frame_policy=settings.frame_policy,
             prompt_version=settings.prompt.version,
             dtype=config.dtype if config.quantization == "none" else config.quantization,
+            supports_compare=settings.prompt.compares,
             instruction_chars=settings.instruction_chars,
         )
 
@@ -150,6 +151,8 @@ class RobometerReward:
 
     def compare(self, pairs: Sequence[Pair]) -> list[float]:
         """Read the preference token; the first clip stands first in the prompt."""
+        if not self.spec.supports_compare:
+            raise NotImplementedError("compare: this checkpoint's prompt asks for progress only")
         for pair in pairs:
             if len(pair.first) != len(pair.second):
                 raise ValueError(f"compare: {len(pair.first)} and {len(pair.second)} frames, must be equally many")
