@@ -95,8 +95,9 @@ def compare(
     data: DataOption = Path("runs/rewards-data"),
     work: WorkOption = Path("runs/robometer"),
     seeds: Annotated[int, typer.Option(help="Runs of each arm.")] = 3,
-    steps: Annotated[int, typer.Option(help="Optimiser steps of each run.")] = 700,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each run.")] = 300,
     batch: Annotated[int, typer.Option(help="Pairs in each step.")] = 16,
+    limit: Annotated[int, typer.Option(help="Rollouts of each task that are ranked.")] = 9,
     threads: ThreadsOption = 1,
 ) -> None:
     """Train with and without preference, all else equal, and rank rollouts that no run saw."""
@@ -104,7 +105,7 @@ def compare(
     from finetune.robometer import compare as comparison
     from finetune.robometer.recipe import Recipe
 
-    material = load_material(tuple(sorted(data.iterdir())), split="validation")
+    material = load_material(tuple(sorted(data.iterdir())), split="validation", limit=limit)
     config = comparison.CompareConfig(out=out, seeds=seeds, steps=steps, batch=batch, threads=threads)
     with progress_bars() as bars:
         training: dict[str, Any] = {}

@@ -40,7 +40,7 @@ class CompareConfig:
 
     out: Path
     seeds: int = 3
-    steps: int = 700
+    steps: int = 300
     batch: int = 16
     threads: int = 1
 
