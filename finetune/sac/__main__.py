@@ -19,11 +19,13 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder; goes on where it was stopped.")],
     *,
     seed: Annotated[int, typer.Option(help="Seed of weights, exploration and scenes.")] = 0,
-    steps: Annotated[int, typer.Option(help="Decisions in all, each of two control steps.")] = 20_000,
+    steps: Annotated[int, typer.Option(help="Decisions in all.")] = 20_000,
     form: Annotated[str, typer.Option(help="What the served model is paid for: progress, delta or potential.")] = (
         "progress"
     ),
     bonus: Annotated[float, typer.Option(help="For every step at which the served model sees success.")] = 0.0,
+    repeat: Annotated[int, typer.Option(help="Control steps that an action is held for.")] = 2,
+    horizon: Annotated[int, typer.Option(help="Decisions of an episode.")] = 75,
     evaluate_every: Annotated[int, typer.Option(help="Decisions between evaluations.")] = 1000,
     episodes: Annotated[int, typer.Option(help="Fresh scenes of an evaluation.")] = 10,
 ) -> None:
@@ -40,6 +42,8 @@ def train(
         shape=shape,
         seed=seed,
         steps=steps,
+        repeat=repeat,
+        horizon=horizon,
         evaluate_every=evaluate_every,
         episodes=episodes,
     )

@@ -45,6 +45,12 @@ class LabelledReplayBuffer(ReplayBuffer):
             obs, next_obs, action, done, infos = self._waiting.popleft()
             super().add(obs, next_obs, action, np.array([transition.reward]), done, infos)
 
+    def latest(self, steps: int) -> float:
+        """Return the mean reward of this many of the newest steps, or of all where there are fewer; 0 without any."""
+        count = min(steps, self.size())
+        rows = np.arange(self.pos - count, self.pos) % self.buffer_size
+        return float(self.rewards[rows].mean()) if count else 0.0
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what a file keeps: steps with their rewards, and not where rewards come from."""
         return {**self.__dict__, "labelled": None, "_waiting": deque()}

@@ -68,7 +68,11 @@ class RunFolder:
 
 
 def evaluations(path: Path) -> list[dict[str, Any]]:
-    """Return a run folder's evaluations: `step`, `success` (0 to 1), `episodes`, `seconds` since it was (re)started."""
+    """Return a run folder's evaluations.
+
+    Each: `step` (decisions made), `success` (0 to 1, of `episodes` fresh scenes), `reward` (mean of what was paid for a
+    decision since the last evaluation), `seconds` (since the run was started, or started again).
+    """
     file = path / "evaluations.jsonl"
     if not file.exists():
         return []

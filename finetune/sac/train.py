@@ -50,7 +50,7 @@ class SacConfig:
         steps: decisions in all; `warm_up`: uniformly random ones before learning.
         horizon: decisions of an episode; `repeat`: control steps of a decision, 2 for the 10 frames a second that the
             embedded reward model was trained at.
-        batch, gamma, learning_rate, entropy, hidden: of SAC; `entropy` is where its coefficient starts.
+        buffer, batch, gamma, learning_rate, entropy, hidden: of SAC; `entropy` is where its coefficient starts.
         lag: most steps whose reward may be under way while the simulator goes on.
         patience_s: longest wait for a lost server.
         evaluate_every: decisions from one evaluation to the next; `episodes`: fresh scenes of each.
@@ -67,6 +67,7 @@ class SacConfig:
     horizon: int = 75
     repeat: int = 2
     image_size: int = 96
+    buffer: int = 100_000
     batch: int = 128
     gamma: float = 0.99
     learning_rate: float = 3e-4
@@ -149,7 +150,7 @@ def _model(config: SacConfig, env: gymnasium.Env[Any, Any], folder: RunFolder) -
         "MlpPolicy",
         env,
         learning_rate=config.learning_rate,
-        buffer_size=config.steps,
+        buffer_size=config.buffer,
         batch_size=config.batch,
         gamma=config.gamma,
         learning_starts=config.warm_up,
@@ -207,8 +208,10 @@ class _Watch(BaseCallback):
         seconds = time.monotonic() - self._started
         found = evaluate(self._sac, self._config)
         self._success = float(np.mean(found))
-        self.logger.record("evaluation/success", self._success)
-        self._folder.log({"step": step, "success": self._success, "episodes": len(found), "seconds": round(seconds, 1)})
+        row = {"success": self._success, "reward": _buffer(self._sac).latest(self._config.evaluate_every)}
+        for name, value in row.items():
+            self.logger.record(f"evaluation/{name}", value)
+        self._folder.log({"step": step, **row, "episodes": len(found), "seconds": round(seconds, 1)})
 
     def _save(self, step: int) -> None:
         if isinstance(self._env, RewardEnv) and self._config.lag:

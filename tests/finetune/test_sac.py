@@ -109,6 +109,7 @@ def test_the_buffer_holds_what_a_synchronous_environment_would_have_given(runnin
         np.testing.assert_array_equal(getattr(late, name)[:50], getattr(plain, name)[:50], err_msg=name)
     np.testing.assert_allclose(late.rewards[:19, 0], np.diff(late.observations[:20, 0, 0]), atol=1 / 255)
     assert late.timeouts[:50, 0].nonzero()[0].tolist() == [19, 39]
+    assert late.latest(10) == pytest.approx(late.rewards[40:50].mean())
 
 
 def test_it_learns_from_the_served_reward_alone_and_goes_on_where_it_was_killed(dimmer, running, tmp_path):
