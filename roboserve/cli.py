@@ -17,6 +17,8 @@ app = typer.Typer(
 keys_app = typer.Typer(help="API keys: made once, stored as a hash.", no_args_is_help=True)
 k8s_app = typer.Typer(help="Kubernetes manifests, made from the same configuration.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="How good a model is, beside a baseline: tables, plots and JSON.", no_args_is_help=True)
+convert_app = typer.Typer(help="Published weights, made ready to be served and finetuned.", no_args_is_help=True)
+app.add_typer(convert_app, name="convert")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(keys_app, name="keys")
 app.add_typer(k8s_app, name="k8s")
@@ -244,6 +246,37 @@ def evaluate_reward(
         out=out,
     )
     raise typer.Exit(verb.reward(command, api_key_file))
+
+
+@convert_app.callback()
+def convert() -> None:
+    """Published weights, made ready to be served and finetuned."""
+
+
+@convert_app.command("robometer")
+def convert_robometer(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder as robometer/Robometer-4B.")],
+    *,
+    python: Annotated[
+        Path, typer.Option(help="Interpreter of an environment that has the package `robometer`, or LeRobot.")
+    ],
+    package: Annotated[
+        Literal["any", "robometer", "lerobot"], typer.Option(help="Which package renders the prompts.")
+    ] = "any",
+    out: Annotated[Path | None, typer.Option(help="Folder to make; FOLDER itself when left out.")] = None,
+    model_id: Annotated[str | None, typer.Option(help="Name of the model; the folder's when left out.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit of the weights; the Hub download's when left out.")
+    ] = None,
+) -> None:
+    """Check published Robometer weights and write their prompt, read off the upstream package, into robometer.json."""
+    from models.robometer.convert import ConvertConfig
+    from models.robometer.upstream import PACKAGES
+    from roboserve import convert as verb
+
+    packages = PACKAGES if package == "any" else (package,)
+    config = ConvertConfig(folder=folder, python=python, packages=packages, out=out, id=model_id, revision=revision)
+    raise typer.Exit(verb.robometer(config))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

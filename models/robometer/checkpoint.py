@@ -123,15 +123,13 @@ def load_checkpoint(folder: Path) -> RobometerCheckpoint:
         FileNotFoundError: naming the file that the folder lacks, and what writes it.
         ValueError: where the configuration, the weights, the tokenizer and the prompt are damaged or do not fit.
     """
-    from transformers import AutoTokenizer, Qwen3VLConfig
+    from transformers import AutoTokenizer
 
     require_files(folder)
     settings = _read_settings(folder / SETTINGS)
-    network = RobometerNetwork(Qwen3VLConfig.from_pretrained(folder, local_files_only=True), bins=settings.bins)
-    weights = read_weights(folder)
-    network.to(next(iter(weights.values())).dtype)
+    network = empty_network(folder, bins=settings.bins)
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(read_weights(folder), assign=True)
     except RuntimeError as error:
         raise ValueError(f"checkpoint: the weights do not fit {CONFIG}: {error}") from error
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -147,11 +145,21 @@ def load_checkpoint(folder: Path) -> RobometerCheckpoint:
     )
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of one safetensors file or of the shards that an index names.
+def empty_network(folder: Path, *, bins: int) -> RobometerNetwork:
+    """Return the network of a folder's configuration, its parameters without memory until weights are assigned."""
+    from accelerate import init_empty_weights
+    from transformers import Qwen3VLConfig
+
+    config = Qwen3VLConfig.from_pretrained(folder, local_files_only=True)
+    with init_empty_weights(include_buffers=False):
+        return RobometerNetwork(config, bins=bins)
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Return the names of the files that hold a folder's weights: one, or the shards that an index names.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or damaged.
+        FileNotFoundError, ValueError: one of them is not there, or the index is damaged.
     """
     names = [WEIGHTS]
     if (folder / INDEX).is_file():
@@ -159,12 +167,24 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             names = sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError) as error:
             raise ValueError(f"checkpoint: {INDEX} is damaged") from error
-    weights: dict[str, Tensor] = {}
     for name in names:
         if "/" in name or not (folder / name).is_file():
             raise FileNotFoundError(f"checkpoint: the folder {folder.name!r} has no {name}")
+    return names
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of one safetensors file or of the shards that an index names.
+
+    They are copies: a file that is written anew pulls the ground from under what is mapped from it.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or damaged.
+    """
+    weights: dict[str, Tensor] = {}
+    for name in weight_files(folder):
         try:
-            weights.update(load_file(folder / name))
+            weights.update({key: tensor.clone() for key, tensor in load_file(folder / name).items()})
         except SafetensorError as error:
             raise ValueError(f"checkpoint: {name} is damaged") from error
     return weights

@@ -8,6 +8,7 @@ A rendered prompt is a plain concatenation, so it does not depend on a chat temp
 
 Each frame is `frame`, in which `{number}` counts from 1 through both clips and `{image}` stands for its image tokens.
 `{task}` in the first piece stands for the instruction. Weights answer rightly only to the wording they were trained on.
+The pieces of the preference prompt may be empty, all of them: such a checkpoint is not asked which clip is better.
 """
 
 from __future__ import annotations
@@ -50,9 +51,16 @@ class PromptTemplate:
             "preference_after": ((PREFERENCE_TOKEN, 1), (PROGRESS_TOKEN, 0)),
         }
         for name, counts in wanted.items():
+            if name.startswith("preference") and not self.compares:
+                continue
             for text, count in counts:
                 if getattr(self, name).count(text) != count:
                     raise ValueError(f"prompt.{name}: must hold {text!r} {count} times, not as it does")
+
+    @property
+    def compares(self) -> bool:
+        """Whether there is a preference prompt."""
+        return bool(self.preference_before or self.preference_between or self.preference_after)
 
     @property
     def version(self) -> str:
@@ -81,7 +89,13 @@ class PromptTemplate:
         return self.progress_before.replace("{task}", task) + self._frames(image_tokens, 1) + self.progress_after
 
     def preference(self, task: str, first: Sequence[int], second: Sequence[int]) -> str:
-        """Return the prompt that asks which of two clips is better; arguments as for `progress`."""
+        """Return the prompt that asks which of two clips is better; arguments as for `progress`.
+
+        Raises:
+            ValueError: the checkpoint has no such prompt.
+        """
+        if not self.compares:
+            raise ValueError("prompt: this checkpoint has none that asks which clip is better")
         parts = (
             self.preference_before.replace("{task}", task),
             self._frames(first, 1),
