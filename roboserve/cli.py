@@ -270,8 +270,8 @@ def convert_robometer(
     ] = None,
 ) -> None:
     """Check published Robometer weights and write their prompt, read off the upstream package, into robometer.json."""
-    from models.robometer.convert import ConvertConfig
-    from models.robometer.upstream import PACKAGES
+    from finetune.robometer.conversion.convert import ConvertConfig
+    from finetune.robometer.conversion.upstream import PACKAGES
     from roboserve import convert as verb
 
     packages = PACKAGES if package == "any" else (package,)

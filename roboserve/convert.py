@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from models.robometer.convert import convert
+from finetune.robometer.conversion.convert import convert
 
 if TYPE_CHECKING:
-    from models.robometer.convert import ConvertConfig
+    from finetune.robometer.conversion.convert import ConvertConfig
 
 _GIB = 2**30
 
@@ -30,7 +30,7 @@ def robometer(config: ConvertConfig) -> int:
     lines = (
         f"weights: {published.tensors} tensors ({'/'.join(published.dtypes)}), {size}; none missing, none unexpected",
         f"tokenizer: {published.vocabulary} tokens, the asking ones last; {published.bins} progress bins",
-        f"prompt: {answer.package} {answer.version}, {answer.processor}: {found.checked} prompts of equal text and tokens",
+        f"prompt: {answer.package} {answer.version}, {answer.processor}: {found.checked} prompts equal in text and ids",
         f"preference: {compares}",
         f"{found.folder}: {settings.id}, revision {settings.revision}, prompt {settings.prompt.version[:12]}",
     )

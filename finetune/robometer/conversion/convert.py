@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from finetune.robometer.conversion.derive import asks, check, derive
+from finetune.robometer.conversion.published import Published, inspect
+from finetune.robometer.conversion.upstream import PACKAGES, Answer, Request, ask_upstream
 from models.robometer.checkpoint import CONFIG, SETTINGS, RobometerSettings
-from models.robometer.derive import asks, check, derive
-from models.robometer.published import Published, inspect
-from models.robometer.upstream import PACKAGES, Answer, Request, ask_upstream
 
 if TYPE_CHECKING:
     from pathlib import Path

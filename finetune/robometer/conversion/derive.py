@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from finetune.robometer.conversion.upstream import Ask, Rendering
 from models.robometer.images import snapped
 from models.robometer.prompt import IMAGE_TOKEN, PROGRESS_TOKEN, PromptTemplate
 from models.robometer.sequence import Sequencer
-from models.robometer.upstream import Ask, Rendering
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

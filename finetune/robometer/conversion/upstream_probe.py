@@ -4,7 +4,7 @@ It stands alone (Python 3.9 or newer, nothing of ours), for it runs where only t
 installed. The package's own code renders the prompts; a processor that records what it is given stands in for the real
 one, or stands before it.
 
-REQUEST and ANSWER are JSON files; `models.robometer.upstream` writes the one and reads the other.
+REQUEST and ANSWER are JSON files; `finetune.robometer.conversion.upstream` writes the one and reads the other.
 """
 
 from __future__ import annotations

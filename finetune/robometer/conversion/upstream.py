@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from models.robometer import upstream_probe
+from finetune.robometer.conversion import upstream_probe
 
 Kind = Literal["progress", "preference"]
 PACKAGES = ("robometer", "lerobot")
