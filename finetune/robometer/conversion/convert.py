@@ -81,7 +81,7 @@ def convert(config: ConvertConfig) -> Converted:
 
     folder = config.folder
     raw = _read_config(folder)
-    model_id, revision = _identity(config)
+    model_id, revision = identity(config)
     published = inspect(folder)
     vision = raw["vision_config"]
     base, progress_in_preference = _recipe(folder)
@@ -123,8 +123,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _identity(config: ConvertConfig) -> tuple[str, str]:
-    """Return id and revision: as given, else as a Hub cache's path or a Hub download's notes say."""
+def identity(config: ConvertConfig) -> tuple[str, str]:
+    """Return id and revision: as given, else as a Hub cache's path or a Hub download's notes say.
+
+    Raises:
+        ValueError: the revision is not known.
+    """
     name, revision = config.id, config.revision
     whole = config.folder.absolute()
     if whole.parent.name == "snapshots" and whole.parents[1].name.startswith("models--"):

@@ -106,11 +106,16 @@ def ask_upstream(python: Path, request: Request, *, timeout: float = 600.0) -> A
         answer: dict[str, Any] = json.loads(told.read_text("utf-8"))
     if "error" in answer:
         raise ValueError(f"upstream package: {answer['message']} (asked {python})")
+    return read_answer(answer)
+
+
+def read_answer(raw: dict[str, Any]) -> Answer:
+    """Return what a probe told."""
     return Answer(
-        package=answer["package"],
-        version=answer["version"],
-        processor=answer["processor"],
-        renderings=tuple(_rendering(raw) for raw in answer["renderings"]),
+        package=raw["package"],
+        version=raw["version"],
+        processor=raw["processor"],
+        renderings=tuple(_rendering(one) for one in raw["renderings"]),
     )
 
 

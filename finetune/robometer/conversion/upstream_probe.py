@@ -97,12 +97,12 @@ def _give_chat_template(tokenizer: Any, folder: Path) -> None:
         raise Refused("folder", "the folder has no chat template (tokenizer_config.json, chat_template.jinja or .json)")
 
 
-def robometer(recorder: Recorder, request: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], Any]]:
+def robometer(
+    recorder: Recorder, request: dict[str, Any], collators: Any, types: Any
+) -> dict[str, Callable[[dict[str, Any]], Any]]:
     """Return what asks the `robometer` package: its collator's two methods."""
     import numpy as np
 
-    collators = importlib.import_module("robometer.data.collators.rbm_heads")
-    types = importlib.import_module("robometer.data.dataset_types")
     collator = collators.RBMBatchCollator(
         processor=recorder,
         tokenizer=recorder.tokenizer,
@@ -132,13 +132,10 @@ def robometer(recorder: Recorder, request: dict[str, Any]) -> dict[str, Callable
     return {"progress": progress, "preference": preference}
 
 
-def lerobot(recorder: Recorder, request: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], Any]]:
+def lerobot(recorder: Recorder, request: dict[str, Any], module: Any) -> dict[str, Callable[[dict[str, Any]], Any]]:
     """Return what asks LeRobot's port, which has the progress prompt only."""
     import numpy as np
 
-    module: Any = importlib.import_module("lerobot.rewards.robometer.processor_robometer")
-    if not hasattr(module, "AutoProcessor"):
-        raise AttributeError("processor_robometer has no AutoProcessor")
     module.AutoProcessor = SimpleNamespace(from_pretrained=lambda *_, **__: recorder)
     step = module.RobometerEncoderProcessorStep(
         base_model_id=request["folder"], max_frames=None, use_multi_image=True, use_per_frame_progress_token=True
@@ -150,7 +147,17 @@ def lerobot(recorder: Recorder, request: dict[str, Any]) -> dict[str, Callable[[
     return {"progress": progress}
 
 
-PACKAGES = {"robometer": robometer, "lerobot": lerobot}
+PACKAGES: dict[str, Any] = {"robometer": robometer, "lerobot": lerobot}
+MODULES = {
+    "robometer": {
+        "robometer.data.collators.rbm_heads": ("RBMBatchCollator",),
+        "robometer.data.dataset_types": ("Trajectory", "ProgressSample", "PreferenceSample"),
+    },
+    "lerobot": {
+        "lerobot.rewards.robometer.processor_robometer": ("RobometerEncoderProcessorStep", "AutoProcessor"),
+    },
+}
+"""What is used of each package."""
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -161,8 +168,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """
     package = _package(request["packages"])
     try:
+        modules = _modules(package)
         recorder = Recorder(Path(request["folder"]), patch=request["patch"], merge=request["merge"])
-        asking = PACKAGES[package](recorder, request)
+        asking = PACKAGES[package](recorder, request, *modules)
         found = [
             {**ask, **_recorded(recorder, asking[ask["kind"]], ask)} for ask in request["asks"] if ask["kind"] in asking
         ]
@@ -178,6 +186,17 @@ def _package(names: list[str]) -> str:
         if importlib.util.find_spec(name) is not None:
             return name
     raise Refused("missing", f"neither of these is installed there: {', '.join(names)}")
+
+
+def _modules(package: str) -> list[Any]:
+    found = []
+    for name, attributes in MODULES[package].items():
+        module = importlib.import_module(name)
+        missing = [attribute for attribute in attributes if not hasattr(module, attribute)]
+        if missing:
+            raise Refused("interface", f"{package} is not as expected: {name} has no {', '.join(missing)}")
+        found.append(module)
+    return found
 
 
 def _recorded(recorder: Recorder, asking: Callable[[dict[str, Any]], Any], ask: dict[str, Any]) -> dict[str, Any]:
