@@ -148,7 +148,7 @@ def lerobot(recorder: Recorder, request: dict[str, Any], module: Any) -> dict[st
 
 
 PACKAGES: dict[str, Any] = {"robometer": robometer, "lerobot": lerobot}
-MODULES = {
+MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     "robometer": {
         "robometer.data.collators.rbm_heads": ("RBMBatchCollator",),
         "robometer.data.dataset_types": ("Trajectory", "ProgressSample", "PreferenceSample"),
