@@ -213,6 +213,9 @@ def evaluate_reward(
         list[Path], typer.Option(help="LeRobot v3 dataset with the quality of its episodes, or a folder of such.")
     ],
     against: Annotated[str | None, typer.Option(help="A second model, shown beside the first.")] = None,
+    quantization: Annotated[
+        Literal["int8", "nf4"] | None, typer.Option(help="Show a Robometer beside itself quantised, and their drift.")
+    ] = None,
     group: Annotated[
         list[str] | None, typer.Option(help="NAME=TASK,TASK; trained and held-out MetaWorld tasks when left out.")
     ] = None,
@@ -235,6 +238,7 @@ def evaluate_reward(
     command = verb.RewardCommand(
         model=model,
         against=against,
+        quantization=quantization,
         data=tuple(data),
         groups=tuple(group or ()),
         split=split,

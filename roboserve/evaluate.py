@@ -23,11 +23,12 @@ from roboserve.report.evaluation import write_page
 from roboserve.report.evaluation_table import group_lines, group_name, model_line, task_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from rich.progress import TaskID
 
     from finetune.rewards.evaluate import Evaluation, JudgeResult
+    from finetune.rewards.judges import Judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class RewardCommand:
 
     model: str
     against: str | None
+    quantization: str | None
     data: tuple[Path, ...]
     groups: tuple[str, ...]
     split: str
@@ -51,19 +53,17 @@ def reward(command: RewardCommand, key_file: Path | None) -> int:
     """Evaluate, print the tables and write the files; return the exit code."""
     console = Console()
     try:
+        opened = _openers(command, api_key(key_file))
         material = load_material(command.data, split=command.split, limit=command.limit, camera=command.camera)
         config = EvaluateConfig(
             groups=_groups(command.groups), frame_policy=command.frame_policy, every=command.every, seed=command.seed
         )
-        key = api_key(key_file)
-        names = [name for name in (command.model, command.against) if name is not None]
         out = command.out or Path("runs") / time.strftime("evaluate-%Y%m%d-%H%M%S")
-        judges = [partial(open_judge, name, api_key=key) for name in names]
         with _Bars(console) as bars:
-            found = evaluate(judges, material, config, journals=out, report=bars.report)
+            found = evaluate(opened, material, config, journals=out, report=bars.report)
         files = write(found, out)
         files.append(write_page(found, files, out))
-    except (RoboserveError, OSError, ValueError) as error:
+    except (RoboserveError, ImportError, OSError, ValueError) as error:
         console.print(f"[red]{escape(str(error))}[/red]", highlight=False)
         return 1
     print_evaluation(console, found)
@@ -85,6 +85,19 @@ def print_evaluation(console: Console, found: Evaluation) -> None:
     if found.drift is not None:
         parts = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.drift.items())
         console.print(f"drift of the second model from the first: {parts}", highlight=False)
+
+
+def _openers(command: RewardCommand, key: str | None) -> list[Callable[[], Judge]]:
+    """Return what opens the model, and what opens the second one where there is one."""
+    found: list[Callable[[], Judge]] = [partial(open_judge, command.model, api_key=key)]
+    if command.quantization is not None:
+        if command.against is not None or "://" in command.model:
+            raise ValueError("--quantization: needs a checkpoint in this process, and no --against beside it")
+        options: dict[str, object] = {"checkpoint": command.model, "quantization": command.quantization}
+        found.append(partial(open_judge, "models.robometer.reward:RobometerReward", options=options))
+    elif command.against is not None:
+        found.append(partial(open_judge, command.against, api_key=key))
+    return found
 
 
 def _groups(given: tuple[str, ...]) -> dict[str, tuple[str, ...]] | None:

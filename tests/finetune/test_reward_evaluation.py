@@ -342,3 +342,11 @@ def test_the_command_says_what_it_cannot_use(data: Path, tmp_path: Path, argumen
     assert done.exit_code == 1
     assert message in " ".join(done.output.split())
     assert not (tmp_path / "out/evaluation.json").exists()
+
+
+@pytest.mark.parametrize("more", [["ws://127.0.0.1:1/reward/x"], ["zoo:metaworld-robometer", "--against", "x"]])
+def test_a_quantised_self_needs_a_checkpoint_and_stands_alone(tmp_path, more):
+    command = ["evaluate", "reward", *more, "--data", str(tmp_path), "--quantization", "int8"]
+    ended = CliRunner().invoke(app, command)
+    assert ended.exit_code == 1
+    assert "--quantization" in ended.output
