@@ -162,13 +162,13 @@ class RewardServer:
             given = {next(iter(stream.cameras)): request.frames}
         async with stream.lock:
             frames = {name: await self.answers.frames(value, f"frames.{name}") for name, value in given.items()}
-            self.streams.extend(stream, frames)
-            window = stream.policy.indices(stream.length)
-            read = {
-                name: await self.answers.values(stream.instruction, clip, [window], "final", deadline, tally)
-                for name, clip in stream.cameras.items()
-            }
-            frame = stream.length - 1
+            with self.streams.extended(stream, frames):
+                window = stream.policy.indices(stream.length)
+                read = {
+                    name: await self.answers.values(stream.instruction, clip, [window], "final", deadline, tally)
+                    for name, clip in stream.cameras.items()
+                }
+                frame = stream.length - 1
         values: dict[str, Any] = {"frame": frame, "shown": np.asarray(window)}
         progress = {name: float(part.progress[-1]) for name, part in read.items()}
         success = {name: float(part.success[-1]) for name, part in read.items() if part.success is not None}

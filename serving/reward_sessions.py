@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from clients.errors import RoboserveError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from models.rewards.frames import FramePolicy
     from serving.auth import Principal
@@ -104,8 +105,11 @@ class Streams:
         stream.touched = self._now()
         return stream
 
-    def extend(self, stream: Stream, frames: Mapping[str, Sequence[Frame]]) -> None:
-        """Append frames, equally many to every camera.
+    @contextmanager
+    def extended(self, stream: Stream, frames: Mapping[str, Sequence[Frame]]) -> Iterator[None]:
+        """Append frames, equally many to every camera, and take them back if the block raises or is cancelled.
+
+        For whoever holds `stream.lock`: another append in between would be taken back too.
 
         Raises:
             RoboserveError: `invalid_request` for other cameras or unequal counts, `too_large` beyond a session's
@@ -126,10 +130,17 @@ class Streams:
         if self.bytes + size > self._settings.session_bytes:
             limit = self._settings.session_bytes
             raise RoboserveError("overloaded", f"sessions: {self.bytes + size} bytes of frames, limit {limit} in all")
+        before = stream.length
         for name, part in frames.items():
             stream.cameras[name].extend(part)
-        stream.bytes += size
-        self.bytes += size
+        self._resize(stream, size)
+        try:
+            yield
+        except BaseException:  # a cancelled request is one that failed, too
+            for clip in stream.cameras.values():
+                del clip[before:]
+            self._resize(stream, -size)
+            raise
 
     def close(self, key: StreamKey) -> bool:
         """Forget a session; false where there is none."""
@@ -139,6 +150,11 @@ class Streams:
         self.bytes -= stream.bytes
         self._count()
         return True
+
+    def _resize(self, stream: Stream, by: int) -> None:
+        stream.bytes += by
+        if self._open.get(stream.key) is stream:  # one that was closed meanwhile is counted no more
+            self.bytes += by
 
     def _drop_idle(self) -> None:
         oldest = self._now() - self._settings.session_idle_s
