@@ -115,21 +115,7 @@ class Streams:
             RoboserveError: `invalid_request` for other cameras or unequal counts, `too_large` beyond a session's
                 frames, `overloaded` beyond all sessions' bytes, `not_found` where it was closed meanwhile.
         """
-        if frames.keys() != stream.cameras.keys():
-            known, given = ", ".join(stream.cameras), ", ".join(frames)[:200]
-            raise RoboserveError("invalid_request", f"frames: of cameras {given}, the session has {known}")
-        counts = {name: len(part) for name, part in frames.items()}
-        if len(set(counts.values())) != 1:
-            raise RoboserveError("invalid_request", f"frames: the cameras differ in their number of frames: {counts}")
-        if self._open.get(stream.key) is not stream:
-            raise RoboserveError("not_found", f"session: {stream.key.session!r:.40} was closed")
-        length = stream.length + next(iter(counts.values()))
-        if length > self._settings.session_frames:
-            raise RoboserveError("too_large", f"session: {length} frames, limit {self._settings.session_frames}")
-        size = sum(frame.pixels.nbytes for part in frames.values() for frame in part)
-        if self.bytes + size > self._settings.session_bytes:
-            limit = self._settings.session_bytes
-            raise RoboserveError("overloaded", f"sessions: {self.bytes + size} bytes of frames, limit {limit} in all")
+        size = self._room_for(stream, frames)
         before = stream.length
         for name, part in frames.items():
             stream.cameras[name].extend(part)
@@ -150,6 +136,25 @@ class Streams:
         self.bytes -= stream.bytes
         self._count()
         return True
+
+    def _room_for(self, stream: Stream, frames: Mapping[str, Sequence[Frame]]) -> int:
+        """Return the bytes of frames that may be appended; raises as `extended`."""
+        if frames.keys() != stream.cameras.keys():
+            known, given = ", ".join(stream.cameras), ", ".join(frames)[:200]
+            raise RoboserveError("invalid_request", f"frames: of cameras {given}, the session has {known}")
+        counts = {name: len(part) for name, part in frames.items()}
+        if len(set(counts.values())) != 1:
+            raise RoboserveError("invalid_request", f"frames: the cameras differ in their number of frames: {counts}")
+        if self._open.get(stream.key) is not stream:
+            raise RoboserveError("not_found", f"session: {stream.key.session!r:.40} was closed")
+        length = stream.length + next(iter(counts.values()))
+        if length > self._settings.session_frames:
+            raise RoboserveError("too_large", f"session: {length} frames, limit {self._settings.session_frames}")
+        size = sum(frame.pixels.nbytes for part in frames.values() for frame in part)
+        if self.bytes + size > self._settings.session_bytes:
+            limit = self._settings.session_bytes
+            raise RoboserveError("overloaded", f"sessions: {self.bytes + size} bytes of frames, limit {limit} in all")
+        return size
 
     def _resize(self, stream: Stream, by: int) -> None:
         stream.bytes += by
