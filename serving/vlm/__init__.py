@@ -1,0 +1,1 @@
+"""Vision-language models, served: one contract of engines, three that keep it, and what speaks to callers."""
