@@ -60,7 +60,6 @@ def append(frames, session="episode", **more):
 REFUSED = [
     (append(grey(POISON)), "policy_failed"),
     (append(grey(30, POISON)), "policy_failed"),
-    (append(grey(30), deadline_ms=0.0), "deadline_exceeded"),
     (append(np.zeros((0, 32, 32, 3), np.uint8)), "invalid_image"),
     (append(grey(1, 2, 3, 4)), "overloaded"),
 ]
@@ -110,6 +109,24 @@ async def test_appends_that_overlap_are_taken_in_order_and_only_those_that_succe
         answers[answer["request_id"]] = answer.get("frame", answer.get("code"))
     assert answers == {"a": 0, "b": "policy_failed", "c": 1, "d": "policy_failed", "e": 2}
     await session.end()
+
+
+async def test_an_append_that_waited_beyond_its_deadline_is_taken_back(served):
+    session = await episode(served)
+    await session.ask(append(grey(10)))
+    another = await connect(served)
+    await another.ask({"type": "open", "session": "another", "instruction": "lift it"})
+    gate = Gate(served)
+    another.say(append(grey(20), session="another"))
+    await gate.wait_until_reached()
+    session.say(append(grey(30), deadline_ms=50.0))
+    await asyncio.sleep(0.2)
+    gate.opened.set()
+    assert (await session.hear())["code"] == "deadline_exceeded"
+    assert (await session.ask(append(grey(40))))["frame"] == 1
+    assert (await another.hear())["frame"] == 0
+    await session.end()
+    await another.end()
 
 
 async def test_an_append_whose_caller_left_is_taken_back(served):
