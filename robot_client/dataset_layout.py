@@ -116,13 +116,18 @@ def _flat_names(feature: Mapping[str, Any]) -> Sequence[str]:
     return names if names is not None else [str(at) for at in range(int(feature["shape"][0]))]
 
 
+def episode_tables(root: Path) -> List[Path]:
+    """Return the files of the episodes table, in order."""
+    return sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet"))
+
+
 def read_episodes(root: Path, info: DatasetInfo) -> Iterator[Episode]:
     """Give the episodes of all episodes tables, in order.
 
     Raises:
         RoboserveError: `invalid_request` naming the column that is missing or wrong.
     """
-    for path in sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet")):
+    for path in episode_tables(root):
         table = read_parquet(root, str(path.relative_to(root)))
         for row in table.select([name for name in table.column_names if not name.startswith("stats/")]).to_pylist():
             yield _checked_episode(row, info)

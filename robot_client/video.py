@@ -99,13 +99,15 @@ def join(first: Path, second: Path, *, first_frames: int, fps: float) -> None:
 def read_frames(path: Path, *, start: float, count: int, fps: float) -> Iterator[Array]:
     """Decode `count` frames from time `start` (s) on, each uint8 (height, width, 3), RGB.
 
+    The file must be mp4, whatever it is called: playlists and the like could make the decoder read other files.
+
     Raises:
         RoboserveError: `invalid_request` where the file is damaged or ends too early.
     """
     av = _import_av()
     given = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), format="mp4") as container:
             stream = container.streams.video[0]
             container.seek(max(0, int(start / stream.time_base)), stream=stream, backward=True)
             for frame in container.decode(stream):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clients.errors import RoboserveError
 from clients.images import resize_with_pad
+from models.folders import files_hash
 from robot_client.dataset import DatasetReader
 
 if TYPE_CHECKING:
@@ -55,13 +57,16 @@ def load_frames(
 ) -> Frames:
     """Return the frames of LeRobot v3 datasets, from the cache where it holds exactly these.
 
+    What the cache holds is known by the content of the datasets' files, wherever they lie: their bytes are read anew
+    each time, which takes far less than decoding them.
+
     Args:
         image_size: side of the square images.
         cache: folder for the decoded arrays.
         progress: told (episodes decoded, episodes in all).
 
     Raises:
-        RoboserveError: a dataset is damaged.
+        RoboserveError: a dataset is damaged or lacks a file.
         ValueError: the datasets differ in cameras, state or action names.
     """
     readers = [DatasetReader(folder) for folder in folders]
@@ -83,7 +88,20 @@ def load_frames(
 
 
 def _key(readers: Sequence[DatasetReader], image_size: int) -> dict[str, Any]:
-    return {"image_size": image_size, "datasets": [[str(reader.root), reader.frames] for reader in readers]}
+    return {"image_size": image_size, "datasets": [_content(reader) for reader in readers]}
+
+
+def _content(reader: DatasetReader) -> str:
+    """Return the SHA-256 of what a dataset's frames are decoded from, hex.
+
+    Raises:
+        RoboserveError: `invalid_request` where a file is missing.
+    """
+    paths = [reader.root / name for name in reader.files()]
+    for path in paths:
+        if not path.is_file():
+            raise RoboserveError("invalid_request", f"dataset: {path.relative_to(reader.root)} is missing")
+    return files_hash(paths)
 
 
 def _decode(
@@ -91,6 +109,7 @@ def _decode(
 ) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "key.json").unlink(missing_ok=True)
+    (cache / "images.npy").unlink(missing_ok=True)  # whoever has it mapped keeps the old one
     total, cameras = sum(reader.frames for reader in readers), tuple(readers[0].info.cameras)
     shape = (total, len(cameras), image_size, image_size, 3)
     images = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clients.errors import RoboserveError
 from robot_client.dataset import DatasetReader
-from robot_client.dataset_layout import IMAGE_PREFIX, INFO, VIDEO, read_json
+from robot_client.dataset_layout import IMAGE_PREFIX, INFO
 from robot_client.video import read_frames
 
 if TYPE_CHECKING:
@@ -144,13 +144,11 @@ def generic_text(items: Sequence[EpisodeItem]) -> str | None:
 
 def _lerobot(root: Path, wanted: Sequence[str], task: str | None) -> Source:
     reader = DatasetReader(root)
-    video_path = str(read_json(root, INFO).get("video_path") or VIDEO)
     cameras = _chosen(tuple(reader.info.cameras), [name.removeprefix(IMAGE_PREFIX) for name in wanted])
 
     def view(episode: Episode, camera: str) -> View:
-        chunk, file, start = episode.videos[camera]
-        path = root / video_path.format(video_key=IMAGE_PREFIX + camera, chunk_index=chunk, file_index=file)
-        return View(camera=camera, path=str(path.resolve()), start_s=start, fps=reader.info.fps)
+        path, start = reader.video(episode, camera)
+        return View(camera=camera, path=str((root / path).resolve()), start_s=start, fps=reader.info.fps)
 
     items = tuple(
         EpisodeItem(
@@ -200,7 +198,7 @@ def _probe(path: Path) -> tuple[int, float, str]:
     """Return the frames of a video, its rate, and what is wrong with it."""
     av = _import_av()
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), format="mp4") as container:
             stream = container.streams.video[0]
             frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
             fps = float(stream.average_rate or stream.guessed_rate or 0)
@@ -215,7 +213,7 @@ def _span_digest(view: View, start_s: float, frames: int) -> str:
     av = _import_av()
     found = hashlib.sha256()
     try:
-        with av.open(view.path) as container:
+        with av.open(view.path, format="mp4") as container:
             stream = container.streams.video[0]
             context, first = stream.codec_context, int(start_s / stream.time_base)
             found.update(repr((context.name, context.width, context.height, context.pix_fmt, frames)).encode())

@@ -235,3 +235,26 @@ def check_consistent(root: Path, lengths: list[int]) -> None:
     assert reader.stats["action"]["count"] == [sum(lengths)]
     assert reader.stats["action"]["mean"][0] == pytest.approx(values.mean(), abs=1e-5)
     assert reader.stats["action"]["std"][0] == pytest.approx(values.std(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/file-{file_index:03d}", "../other/{chunk_index}", "{nobody}", "{chunk_index.x}"]
+)
+@pytest.mark.parametrize("key", ["data_path", "video_path"])
+def test_a_dataset_cannot_name_files_outside_of_itself(root: Path, key: str, path: str) -> None:
+    info = json.loads((root / "meta" / "info.json").read_text("utf-8"))
+    (root / "meta" / "info.json").write_text(json.dumps(info | {key: path}), "utf-8")
+    reader = DatasetReader(root)
+    with pytest.raises(RoboserveError, match=key):
+        reader.files()
+    with pytest.raises(RoboserveError, match=key):
+        _ = reader.columns(reader.episodes[0]) if key == "data_path" else reader.images(reader.episodes[0], "front")
+
+
+def test_a_video_that_is_a_list_of_other_files_is_not_followed(root: Path) -> None:
+    reader = DatasetReader(root)
+    path = root / reader.video(reader.episodes[0], "front")[0]
+    path.rename(path.with_name("real.mp4"))
+    path.write_text("ffconcat version 1.0\nfile real.mp4\n", "utf-8")
+    with pytest.raises(RoboserveError, match="cannot be read"):
+        next(reader.images(reader.episodes[0], "front"))
