@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _READY = "ready:"
 _START_LIMIT_S = 240.0
+_SAID_LINES = 15
 
 
 def run_foreground(config_path: Path, port: int | None) -> int:
@@ -99,6 +100,7 @@ def _wait(console: Console, process: subprocess.Popen[bytes], log: Path, config_
     shown = 0
     with console.status("starting Ray and HAProxy"):
         while time.monotonic() < deadline:
+            ended = process.poll() is not None  # asked first, so that the lines below are all that it said
             lines = log.read_text("utf-8", errors="replace").splitlines()
             for line in lines[shown:]:
                 if line.startswith(_READY):
@@ -108,11 +110,12 @@ def _wait(console: Console, process: subprocess.Popen[bytes], log: Path, config_
                     )
                     _print_ready(console, url, config_path)
                     return 0
-                if line.startswith(("logs", "policy", "reward", "preference", "path", "vlm", "failed")):
+                if line.startswith(("logs", "policy", "reward", "preference", "path", "vlm")):
                     console.print(f"  {line}", highlight=False)
             shown = len(lines)
-            if process.poll() is not None:
-                console.print(f"[red]The platform did not start[/red]; its log: {log}")
+            if ended:
+                console.print(f"[red]The platform did not start[/red]; its log: {log}; the end of it:")
+                console.print("\n".join(lines[-_SAID_LINES:]), highlight=False, markup=False, soft_wrap=True)
                 return 1
             time.sleep(0.1)
     process.terminate()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _REPLICA_PORT_COUNT = 256
 _OBJECT_STORE_BYTES = 150 * 1024 * 1024
 _LOGICAL_CPUS = 8
+_SAID_CHARS = 1000
 HAPROXY_MAXCONN = 2048
 """Connections of the local HAProxy, which wants about twice as many file descriptors."""
 HAPROXY_HARD_STOP_S = 3600
@@ -105,12 +106,36 @@ def platform(
         logs: folder that receives the replicas' logs at the end; while it runs they are in `RunningPlatform.logs`.
 
     Raises:
-        RuntimeError: an application failed to start; the message has Ray Serve's reason.
+        RuntimeError: Ray or an application failed to start; the message has the reason that they gave.
     """
     runtime_dir = Path(tempfile.mkdtemp(prefix="roboserve-"))
     os.environ.update(serve_environment(runtime_dir))
     import ray  # after the environment
     from ray import serve
+
+    try:
+        _start(config, runtime_dir)
+        _wait_until_running(config, report, timeout_s)
+        yield RunningPlatform(url=_local_url(config), applications=tuple(config.args), logs=_log_folder(runtime_dir))
+    finally:
+        descendants = psutil.Process().children(recursive=True)
+        if ray.is_initialized():  # or Serve would start Ray in order to stop what runs in it
+            with contextlib.suppress(Exception):  # whatever state it is in, the processes below must end
+                serve.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()
+        _end(descendants)
+        if logs is not None and _log_folder(runtime_dir).is_dir():  # it comes with Serve's first process
+            shutil.copytree(_log_folder(runtime_dir), logs, dirs_exist_ok=True)
+        shutil.rmtree(runtime_dir, ignore_errors=True)
+
+
+def _start(config: PlatformConfig, runtime_dir: Path) -> None:
+    """Start Ray and Serve, and hand Serve the configuration.
+
+    Raises:
+        RuntimeError: with what the processes that ended said last.
+    """
+    import ray
 
     try:
         ray.init(
@@ -125,17 +150,19 @@ def platform(
         )
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         _deploy(config)
-        _wait_until_running(config, report, timeout_s)
-        yield RunningPlatform(url=_local_url(config), applications=tuple(config.args), logs=_log_folder(runtime_dir))
-    finally:
-        descendants = psutil.Process().children(recursive=True)
-        with contextlib.suppress(Exception):  # whatever state it is in, the processes below must end
-            serve.shutdown()  # type: ignore[no-untyped-call]
-        ray.shutdown()
-        _end(descendants)
-        if logs is not None:
-            shutil.copytree(_log_folder(runtime_dir), logs, dirs_exist_ok=True)
-        shutil.rmtree(runtime_dir, ignore_errors=True)
+    except Exception as error:
+        said = _last_words(runtime_dir)
+        raise RuntimeError(f"Ray did not start: {type(error).__name__}: {error}{said}") from error
+
+
+def _last_words(runtime_dir: Path) -> str:
+    """Return the ends of what Ray's processes wrote as errors; their files go with the platform."""
+    found = []
+    for path in sorted((runtime_dir / "session_latest" / "logs").glob("*.err")):
+        text = path.read_text("utf-8", errors="replace").strip()
+        if text:
+            found.append(f"\n{path.stem}: {text[-_SAID_CHARS:]}")
+    return "".join(found)
 
 
 def _local_url(config: PlatformConfig) -> str:
