@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from robot_client.dataset import Episode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,22 +77,42 @@ def load_reward_frames(
         for episode in DatasetReader(folder).episodes:
             extra = episode.extra
             if split is None or extra.get("split") == split:
-                quality = str(extra.get("quality", "successful"))
-                if quality not in ("successful", "suboptimal", "failure"):
-                    raise ValueError(f"{source}: episode {episode.index}: quality {quality!r} is unknown")
                 starts.append(at)
                 kinds.append(str(extra.get("kind", "")))
-                infos.append(
-                    EpisodeInfo(
-                        task=str(extra.get("environment", episode.tasks[0])),
-                        instruction=episode.tasks[0],
-                        quality=quality,  # type: ignore[arg-type]
-                        length=episode.length,
-                        source=source,
-                        cutoff=cutoffs[source],
-                    )
-                )
+                infos.append(episode_info(episode, source=source, cutoff=cutoffs[source]))
             at += episode.length
     return RewardFrames(
         frames=frames, starts=np.asarray(starts, dtype=np.int64), episodes=tuple(infos), kinds=tuple(kinds)
+    )
+
+
+def episode_info(episode: Episode, *, source: str, cutoff: float, frames: int | None = None) -> EpisodeInfo:
+    """Return what the sampler must know of an episode, read off the extra columns of the episodes table.
+
+    They are `quality` ("successful", "suboptimal" or "failure"), or else `success` (true or false), or else the episode
+    is a success, as demonstrations are; `partial_success` (0 to 1) where it was judged; `environment`, the task's key
+    where the text is not.
+
+    Args:
+        frames: of the episode as it is shown; None for all of its own.
+
+    Raises:
+        ValueError: the quality is unknown, or the episode has no text.
+    """
+    extra = episode.extra
+    if not episode.tasks:
+        raise ValueError(f"{source}: episode {episode.index}: it has no task text")
+    default = "successful" if extra.get("success", True) else "failure"
+    quality = str(extra.get("quality", default))
+    if quality not in ("successful", "suboptimal", "failure"):
+        raise ValueError(f"{source}: episode {episode.index}: quality {quality!r} is unknown")
+    partial = extra.get("partial_success")
+    return EpisodeInfo(
+        task=str(extra.get("environment", episode.tasks[0])),
+        instruction=episode.tasks[0],
+        quality=quality,  # type: ignore[arg-type]
+        length=episode.length if frames is None else frames,
+        source=source,
+        cutoff=cutoff,
+        partial_success=None if partial is None or math.isnan(partial) else float(partial),
     )

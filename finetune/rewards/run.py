@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -48,18 +49,20 @@ class Run:
         flat = {f"network/{name}": value for name, value in module.state_dict().items()}
         for index, moments in optimizer.state_dict()["state"].items():
             flat |= {f"optimizer/{index}/{name}": value for name, value in moments.items()}
-        flat |= {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in ("step", "seconds")}
-        save_file(
-            {name: value.detach().clone().contiguous() for name, value in flat.items()}, self.folder / "state.new"
-        )
+        self.write(flat)
+
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """Save tensors and the place; a kill leaves the old state or the new one."""
+        place = {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in ("step", "seconds")}
+        kept = {name: value.detach().clone().contiguous() for name, value in {**tensors, **place}.items()}
+        save_file(kept, self.folder / "state.new")
         (self.folder / "state.new").replace(self.folder / "state.safetensors")
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Go on from the state saved last, if there is one, and drop the metrics logged after it."""
-        path = self.folder / "state.safetensors"
-        if not path.exists():
+        tensors = self.read()
+        if not tensors:
             return
-        tensors = load_file(path)
         module.load_state_dict(_part(tensors, "network/"))
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _part(tensors, "optimizer/").items():
@@ -67,9 +70,17 @@ class Run:
             moments.setdefault(int(index), {})[moment] = value
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def read(self) -> dict[str, Tensor]:
+        """Return the tensors saved last, take their place, and drop the metrics logged after it; empty without any."""
+        path = self.folder / "state.safetensors"
+        if not path.exists():
+            return {}
+        tensors = load_file(path)
         self.step, self.seconds = int(tensors["step"]), float(tensors["seconds"])
         rows = [row for row in self.metrics() if row["step"] <= self.step]
         self._log.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        return tensors
 
     def log(self, **values: float) -> None:
         """Write one row of metrics as a JSON line."""

@@ -1,15 +1,19 @@
-"""Train the embedded Robometer: `python -m finetune.robometer vision`, then `train`."""
+"""Robometer's recipes: the embedded model by `vision` and `train`, one's own data by `finetune`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from clients.errors import RoboserveError
 from finetune.bars import counting, progress_bars
 
-app = typer.Typer(help="Robometer: train the embedded model.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from finetune.robometer.finetune import FinetuneConfig
+
+app = typer.Typer(help="Robometer: train the embedded model, finetune any.", no_args_is_help=True)
 
 DataOption = Annotated[Path, typer.Option(help="Folder with one dataset a task.")]
 WorkOption = Annotated[Path, typer.Option(help="Folder of decoded frames, the vision run and its features.")]
@@ -122,6 +126,115 @@ def compare(
         watch = comparison.Watch(training=trained, judging=judged)
         found = comparison.compare(Recipe(data=data, work=work), material, config, watch)
     typer.echo(comparison.markdown(found))
+
+
+@app.command()
+def finetune(
+    base: Annotated[str, typer.Argument(help="Checkpoint folder, or zoo:NAME.")],
+    out: Annotated[Path, typer.Option(help="Run folder; the result is its folder `checkpoint`.")],
+    data: Annotated[list[str], typer.Option(help="NAME=FOLDER of a LeRobot v3 dataset; again for more.")],
+    cutoff: Annotated[
+        list[str] | None, typer.Option(help="NAME=SHARE after which its task is done; all need it.")
+    ] = None,
+    camera: Annotated[list[str] | None, typer.Option(help="NAME=CAMERA; each makes an episode of its own.")] = None,
+    preference_only: Annotated[list[str] | None, typer.Option(help="NAME whose progress is not trusted.")] = None,
+    *,
+    mode: Annotated[Literal["lora", "full"], typer.Option(help="An adapter, or the weights themselves.")] = "lora",
+    vision: Annotated[
+        Literal["frozen", "last", "all"], typer.Option(help="Of a full run: the vision tower's trained layers.")
+    ] = "frozen",
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
+    batch: Annotated[int, typer.Option(help="Pairs in each step, on each process.")] = 8,
+    forward_pairs: Annotated[int | None, typer.Option(help="Most pairs of one forward.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames of each clip.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine.")] = 2e-5,
+    vision_learning_rate: Annotated[float, typer.Option(help="Peak for the vision tower.")] = 1e-5,
+    recompute: Annotated[bool, typer.Option(help="Keep no activations: less memory, more time.")] = False,
+    parity: Annotated[bool, typer.Option(help="Keep the reference's quirks of mask and loss.")] = False,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads of PyTorch on each process.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of decoded frames, to be shared by runs.")] = None,
+    model_id: Annotated[str | None, typer.Option(help="Name of the model that comes out.")] = None,
+    revision: Annotated[str, typer.Option(help="Its revision.")] = "1",
+) -> None:
+    """Finetune a checkpoint on datasets; run again to go on where it stopped, `accelerate launch` for many devices."""
+    from dataclasses import replace
+
+    from finetune.robometer.finetune import FinetuneConfig
+    from finetune.robometer.sources import data_sources
+    from finetune.robometer.train import REFERENCE
+
+    try:
+        sources = data_sources(
+            {name: Path(folder) for name, folder in _named(data, "data").items()},
+            {name: float(share) for name, share in _named(cutoff or [], "cutoff").items()},
+            cameras=_grouped(camera or []),
+            preference_only=preference_only or [],
+        )
+        config = FinetuneConfig(
+            base=base,
+            data=sources,
+            out=out,
+            cache=cache,
+            model_id=model_id,
+            revision=revision,
+            mode=mode,
+            vision=vision,
+            sampler=replace(REFERENCE, frames=frames, parity=parity),
+            steps=steps,
+            batch=batch,
+            forward_pairs=forward_pairs,
+            learning_rate=learning_rate,
+            vision_learning_rate=vision_learning_rate,
+            recompute=recompute,
+            checkpoint_every=checkpoint_every,
+            seed=seed,
+            threads=threads,
+        )
+        folder = _finetuned(config)
+    except (RoboserveError, ValueError, FileNotFoundError) as error:
+        typer.secho(str(error), fg="red", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"checkpoint: {folder}")
+
+
+def _finetuned(config: FinetuneConfig) -> Path:
+    from finetune.robometer.finetune import Watch
+    from finetune.robometer.finetune import finetune as run
+
+    with progress_bars() as bars:
+        bar = bars.add_task("pairs", total=config.steps, note="")
+
+        def report(step: int, losses: dict[str, float]) -> None:
+            bars.update(bar, completed=step, note=", ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
+
+        return run(config, Watch(decoding=counting(bars, "decoding", "episodes"), step=report))
+
+
+def _named(values: list[str], option: str) -> dict[str, str]:
+    """Return what options of the form NAME=VALUE say.
+
+    Raises:
+        RoboserveError: `invalid_request` for another form, or a name that comes twice.
+    """
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, said = value.partition("=")
+        if not (name and equals and said):
+            raise RoboserveError("invalid_request", f"{option}: {value!r:.80}, must be NAME=VALUE")
+        if name in found:
+            raise RoboserveError("invalid_request", f"{option}: {name} comes twice")
+        found[name] = said
+    return found
+
+
+def _grouped(values: list[str]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for value in values:
+        ((name, camera),) = _named([value], "camera").items()
+        found[name] = (*found.get(name, ()), camera)
+    return found
 
 
 @app.command()

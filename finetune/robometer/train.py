@@ -150,21 +150,35 @@ def step_losses(model: RobometerNetwork, material: Material, plans: Sequence[Pai
         frames += [VisionFeatures(layers=layers, grid=grid) for layers in material.features[rows].float()]
         half = [grid] * len(plan.first.frames)
         sequences.append(material.sequencer.preference(plan.instruction, half, half))
-    count = len(plans[0].first.frames)
-    readout = model(material.sequencer.batch(sequences, [[grid] * (2 * count)] * len(plans)), frames)
-    progress = readout.progress.reshape(len(plans), 2 * count, -1)[:, :count]
-    success = readout.success.reshape(len(plans), 2 * count)[:, :count]
-    return pair_losses(progress, success, readout.preference, _targets(plans, progress.shape[-1]), parity=parity)
+    count = 2 * len(plans[0].first.frames)
+    readout = model(material.sequencer.batch(sequences, [[grid] * count] * len(plans)), frames)
+    return plan_losses(plans, readout.progress, readout.success, readout.preference, parity=parity)
 
 
-def _targets(plans: Sequence[PairPlan], bins: int) -> PairTargets:
+def plan_losses(
+    plans: Sequence[PairPlan], progress: Tensor, success: Tensor, preference: Tensor, *, parity: bool
+) -> Losses:
+    """Return the losses of pairs whose tokens were read: progress and success count on the first clips alone.
+
+    Args:
+        progress: bin logits (2 T B, bins) at the frames of both clips of every pair; `success`: logits (2 T B,).
+        preference: logits (B,).
+    """
+    pairs, count = len(plans), len(plans[0].first.frames)
+    first = progress.reshape(pairs, 2 * count, -1)[:, :count]
+    done = success.reshape(pairs, 2 * count)[:, :count]
+    targets = _targets(plans, progress.shape[-1], progress.device)
+    return pair_losses(first, done, preference, targets, parity=parity)
+
+
+def _targets(plans: Sequence[PairPlan], bins: int, device: torch.device) -> PairTargets:
     clips = [plan.first for plan in plans]
     return PairTargets(
-        first_is_better=torch.tensor([float(plan.first_is_better) for plan in plans]),
-        progress=torch.from_numpy(two_hot(np.stack([clip.progress for clip in clips]), bins)),
-        progress_mask=torch.from_numpy(np.stack([clip.progress_mask for clip in clips])),
-        success=torch.from_numpy(np.stack([clip.success for clip in clips])),
-        success_mask=torch.from_numpy(np.stack([clip.success_mask for clip in clips])),
+        first_is_better=torch.tensor([float(plan.first_is_better) for plan in plans], device=device),
+        progress=torch.from_numpy(two_hot(np.stack([clip.progress for clip in clips]), bins)).to(device),
+        progress_mask=torch.from_numpy(np.stack([clip.progress_mask for clip in clips])).to(device),
+        success=torch.from_numpy(np.stack([clip.success for clip in clips])).to(device),
+        success_mask=torch.from_numpy(np.stack([clip.success_mask for clip in clips])).to(device),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
@@ -36,6 +36,7 @@ SETTINGS, CONFIG, WEIGHTS, INDEX, CARD = (
     "README.md",
 )
 FORMAT: Literal["roboserve-robometer-1"] = "roboserve-robometer-1"
+Described = TypeVar("Described")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ def load_checkpoint(folder: Path) -> RobometerCheckpoint:
     from transformers import AutoTokenizer
 
     require_files(folder)
-    settings = _read_settings(folder / SETTINGS)
+    settings = read_settings(folder / SETTINGS, RobometerSettings)
     network = empty_network(folder, bins=settings.bins)
     try:
         network.load_state_dict(read_weights(folder), assign=True)
@@ -196,14 +197,19 @@ def content_hash(folder: Path) -> str:
     return files_hash((*weights, *(folder / name for name in (CONFIG, SETTINGS, "tokenizer.json"))))
 
 
-def _read_settings(path: Path) -> RobometerSettings:
+def read_settings(path: Path, kind: type[Described]) -> Described:
+    """Read a dataclass from a JSON file.
+
+    Raises:
+        ValueError: naming the file and the field that is wrong.
+    """
     try:
         raw: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"checkpoint: {SETTINGS} is not valid JSON") from error
+        raise ValueError(f"checkpoint: {path.name} is not valid JSON") from error
     try:
-        return TypeAdapter(RobometerSettings).validate_python(raw)
+        return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"checkpoint: {SETTINGS}: {where}: {first['msg']}") from error
+        raise ValueError(f"checkpoint: {path.name}: {where}: {first['msg']}") from error

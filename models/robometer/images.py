@@ -53,6 +53,15 @@ def snap(frame: NDArray[np.uint8], unit: int) -> NDArray[np.uint8]:
     return frame if frame.shape[:2] == size else _resized(frame, size, Image.Resampling.BICUBIC)
 
 
+def fitted(frame: NDArray[np.uint8], size: tuple[int, int] | None, unit: int) -> NDArray[np.uint8]:
+    """Bring a frame to a checkpoint's size, or to whole patches where it keeps each frame's own.
+
+    Args:
+        size: (height, width), or None; `unit`: side of a language-model token's patch, pixels.
+    """
+    return snap(frame, unit) if size is None else letterbox(frame, size)
+
+
 def patchify(frames: Sequence[NDArray[np.uint8]], *, patch: int, merge: int, temporal: int) -> Tensor:
     """Cut frames of one size into normalised patches, ordered so that each merge block is contiguous.
 

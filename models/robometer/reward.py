@@ -9,9 +9,9 @@ import torch
 
 from models.folders import checkpoint_folder
 from models.rewards.contract import FrameValues, RewardSpec
+from models.robometer.adapter import open_checkpoint, require_any
 from models.robometer.alike import trees
-from models.robometer.checkpoint import load_checkpoint, require_files
-from models.robometer.images import letterbox, patchify, snap
+from models.robometer.images import fitted, patchify
 from models.robometer.network import VisionFeatures, decode_progress, to_dtype
 from models.robometer.quantize import quantize
 
@@ -44,7 +44,9 @@ class RobometerReward:
         """Configuration.
 
         Attributes:
-            checkpoint: folder, or "zoo:NAME" for one that ships with the package.
+            checkpoint: folder, or "zoo:NAME" for one that ships with the package; the folder of an adapter stands for
+                its base with the adapter merged in.
+            base: of an adapter: where its base lies, if not where it was trained from.
             device: "cpu", "cuda" or "auto" (a GPU where there is one).
             dtype: of the computation.
             quantization: of the language model's linear layers, by bitsandbytes (extra `vlm`): "int8", or "nf4" (four
@@ -53,19 +55,21 @@ class RobometerReward:
         """
 
         checkpoint: str
+        base: str | None = None
         device: Literal["auto", "cpu", "cuda"] = "auto"
         dtype: Literal["float32", "bfloat16", "float16"] = "float32"
         quantization: Literal["none", "int8", "nf4"] = "none"
         forward_tokens: int = 16_384
 
     def __init__(self, config: Config) -> None:
-        checkpoint = load_checkpoint(checkpoint_folder(config.checkpoint))
+        folder = checkpoint_folder(config.checkpoint)
+        checkpoint = open_checkpoint(folder, base=config.base, dtype=getattr(torch, config.dtype))
         self._start(checkpoint, config)
 
     @staticmethod
     def check_folder(folder: Path) -> None:
-        """Check, before a start, that a checkpoint folder can be loaded; raises as `checkpoint.require_files`."""
-        require_files(folder)
+        """Check, before a start, that a checkpoint folder can be loaded; raises as `adapter.require_any`."""
+        require_any(folder)
 
     @classmethod
     def of(cls, checkpoint: RobometerCheckpoint) -> RobometerReward:
@@ -107,9 +111,7 @@ class RobometerReward:
 
     def prepare(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bring a frame to the checkpoint's size, or to whole patches where it keeps each frame's own."""
-        if self.spec.image_size is None:
-            return snap(frame, self._patch * self._merge)
-        return letterbox(frame, self.spec.image_size)
+        return fitted(frame, self.spec.image_size, self._patch * self._merge)
 
     def cost(self, frame: NDArray[np.uint8]) -> int:
         """Return the language-model tokens of a prepared frame's image."""
@@ -215,13 +217,13 @@ class RobometerReward:
         return readout
 
 
-def load(folder: Path) -> RobometerReward:
-    """Return the model of a checkpoint folder, on the device there is, in float32.
+def load(folder: Path, *, base: str | None = None) -> RobometerReward:
+    """Return the model of a checkpoint's or an adapter's folder, on the device there is, in float32.
 
     Raises:
-        FileNotFoundError, ValueError: see `checkpoint.load_checkpoint`.
+        FileNotFoundError, ValueError: see `adapter.open_checkpoint`.
     """
-    return RobometerReward(RobometerReward.Config(checkpoint=str(folder)))
+    return RobometerReward(RobometerReward.Config(checkpoint=str(folder), base=base))
 
 
 def _own(frame: FrameFeatures) -> VisionFeatures:
