@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Mapping, Optional, Set, Type, TypeVar
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Generator, Generic, Mapping, Optional, Set, Type, TypeVar
 
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
@@ -62,7 +63,7 @@ class Channel(Generic[Contract]):
         self._limits = limits
         self._condition = threading.Condition()
         self._waiting: Set[str] = set()
-        self._replies: Dict[str, Mapping[str, Any]] = {}
+        self._replies: Dict[str, Deque[Mapping[str, Any]]] = {}
         self._reading = False
         self._failure: Optional[RoboserveError] = None
         self._draining = False
@@ -163,6 +164,26 @@ class Channel(Generic[Contract]):
             RoboserveError: the server's refusal, `deadline_exceeded` when no answer came in time, `unavailable` when
                 the connection is gone.
         """
+        replies = self.replies(message, timeout_s, max_bytes=max_bytes, last=lambda _: True)
+        try:
+            return next(replies)
+        finally:
+            replies.close()
+
+    def replies(
+        self,
+        message: Dict[str, Any],
+        timeout_s: Optional[float] = None,
+        *,
+        max_bytes: Optional[int] = None,
+        last: Callable[[Mapping[str, Any]], bool],
+    ) -> Generator[Mapping[str, Any], None, None]:
+        """Send a message with a `request_id` and give the replies that carry it, as they come; raises as `exchange`.
+
+        Args:
+            timeout_s: limit on all of them together.
+            last: tells the reply that no other follows.
+        """
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         give_up = time.monotonic() + limit_s
         request_id = str(message["request_id"])
@@ -174,14 +195,17 @@ class Channel(Generic[Contract]):
             self._waiting.add(request_id)
         try:
             self._send(payload)
-            reply = self._await(request_id, give_up, limit_s)
+            ended = False
+            while not ended:
+                reply = self._await(request_id, give_up, limit_s)
+                if reply.get("type") == "error":
+                    raise RoboserveError.from_map(reply).with_request_id(request_id)
+                ended = last(reply)
+                yield reply
         finally:
             with self._condition:
                 self._waiting.discard(request_id)
                 self._replies.pop(request_id, None)
-        if reply.get("type") == "error":
-            raise RoboserveError.from_map(reply).with_request_id(request_id)
-        return reply
 
     def _send(self, payload: bytes) -> None:
         try:
@@ -195,7 +219,7 @@ class Channel(Generic[Contract]):
         # Whoever waits first reads for all; a thread of its own would add a hand-over to every answer.
         while True:
             with self._condition:
-                while request_id not in self._replies:
+                while not self._replies.get(request_id):
                     self._raise_failure()
                     left = give_up - time.monotonic()
                     if left <= 0:
@@ -207,7 +231,7 @@ class Channel(Generic[Contract]):
                         break
                     self._condition.wait(left)
                 else:
-                    return self._replies.pop(request_id)
+                    return self._replies[request_id].popleft()
             self._read(max(0.0, give_up - time.monotonic()))
 
     def _read(self, timeout_s: float) -> None:
@@ -236,7 +260,7 @@ class Channel(Generic[Contract]):
         elif request_id is None and message.get("type") == "error":
             return RoboserveError.from_map(message)
         elif request_id in self._waiting:
-            self._replies[str(request_id)] = message
+            self._replies.setdefault(str(request_id), deque()).append(message)
         return None
 
     def _fail(self, failure: RoboserveError) -> None:

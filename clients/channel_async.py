@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Mapping, Optional, Tuple, Type, TypeVar
+from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Dict, Generic, Mapping, Optional, Tuple, Type, TypeVar
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
@@ -86,6 +86,7 @@ class AsyncChannel(Generic[Contract]):
         self._timeout_s = timeout_s
         self._limits = limits
         self._waiting: Dict[str, asyncio.Future[Mapping[str, Any]]] = {}
+        self._streams: Dict[str, asyncio.Queue[Any]] = {}
         self._failure: Optional[RoboserveError] = None
         self._draining = False
         self._reader = asyncio.ensure_future(self._read())
@@ -161,6 +162,48 @@ class AsyncChannel(Generic[Contract]):
             raise RoboserveError.from_map(reply).with_request_id(request_id)
         return reply
 
+    async def replies(
+        self,
+        message: Dict[str, Any],
+        timeout_s: float,
+        *,
+        max_bytes: Optional[int] = None,
+        last: Callable[[Mapping[str, Any]], bool],
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """Send a message and give its replies as they come; see `clients.channel.Channel.replies`."""
+        if self._failure is not None:
+            raise RoboserveError(self._failure.code, self._failure.message)
+        request_id, give_up = str(message["request_id"]), time.monotonic() + timeout_s
+        payload = wire.encode(message)
+        if max_bytes is not None and len(payload) > max_bytes:
+            raise RoboserveError("too_large", f"message: {len(payload)} bytes, the server takes {max_bytes}")
+        came: asyncio.Queue[Any] = asyncio.Queue()
+        self._streams[request_id] = came
+        try:
+            await self._within(self._connection.send(payload), give_up, timeout_s)
+            ended = False
+            while not ended:
+                reply = await self._within(came.get(), give_up, timeout_s)
+                if isinstance(reply, RoboserveError):
+                    raise RoboserveError(reply.code, reply.message, request_id=request_id)
+                if reply.get("type") == "error":
+                    raise RoboserveError.from_map(reply).with_request_id(request_id)
+                ended = last(reply)
+                yield reply
+        except (OSError, WebSocketException) as error:
+            failure = refusal(error, self._uri)
+            self._fail(failure)
+            raise failure from error
+        finally:
+            self._streams.pop(request_id, None)
+
+    @staticmethod
+    async def _within(work: Any, give_up: float, limit_s: float) -> Any:
+        try:
+            return await asyncio.wait_for(work, max(0.0, give_up - time.monotonic()))
+        except asyncio.TimeoutError as error:
+            raise RoboserveError("deadline_exceeded", f"no answer within {limit_s * 1e3:.0f} ms") from error
+
     async def _send_and_wait(self, payload: bytes, answer: asyncio.Future[Mapping[str, Any]]) -> Mapping[str, Any]:
         await self._connection.send(payload)
         return await answer
@@ -180,6 +223,8 @@ class AsyncChannel(Generic[Contract]):
             raise RoboserveError.from_map(message)
         elif request_id in self._waiting and not self._waiting[request_id].done():
             self._waiting[request_id].set_result(message)
+        elif request_id in self._streams:
+            self._streams[request_id].put_nowait(message)
 
     def _fail(self, failure: RoboserveError) -> None:
         if self._failure is None:
@@ -187,3 +232,5 @@ class AsyncChannel(Generic[Contract]):
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(RoboserveError(failure.code, failure.message))
+        for came in self._streams.values():
+            came.put_nowait(failure)

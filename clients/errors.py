@@ -37,6 +37,9 @@ ERROR_TABLE: Mapping[str, ErrorKind] = {
         422, 1008, "FAILED_PRECONDITION", retryable=False, meaning="robot and policy differ"
     ),
     "overloaded": ErrorKind(429, 1013, "RESOURCE_EXHAUSTED", retryable=True, meaning="the queue is full"),
+    "budget_exhausted": ErrorKind(
+        402, 1008, "RESOURCE_EXHAUSTED", retryable=False, meaning="the labels or tokens that were allowed are used up"
+    ),
     "policy_failed": ErrorKind(500, 1011, "INTERNAL", retryable=False, meaning="the model raised on this item"),
     "invalid_output": ErrorKind(500, 1011, "INTERNAL", retryable=False, meaning="the model's answer is not usable"),
     "internal": ErrorKind(500, 1011, "INTERNAL", retryable=False, meaning="a fault of the server"),

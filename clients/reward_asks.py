@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Protocol, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -14,6 +14,20 @@ from clients.reward_messages import Clip, ClipPair, Frame, Frames, Video
 
 if TYPE_CHECKING:
     from clients.reward_contract import RewardContract
+
+
+class FrameTerms(Protocol):
+    """What a contract says of frames."""
+
+    @property
+    def image_size(self) -> Optional[Tuple[int, int]]:
+        """(height, width) that frames are brought to."""
+        ...
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """Caps by name, `clip_frames` among them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ def _some(frames: Union[Frame, Frames], contract: RewardContract, codec: str, fi
     return wire_frames(many, contract, codec=codec, field=field)
 
 
-def wire_frames(frames: Frames, contract: RewardContract, *, codec: str, field: str) -> Any:
+def wire_frames(frames: Frames, contract: FrameTerms, *, codec: str, field: str) -> Any:
     """Bring a clip to the form it travels in: arrays at the contract's size and encoded, all else as it is.
 
     Args:
@@ -109,7 +123,7 @@ def wire_frames(frames: Frames, contract: RewardContract, *, codec: str, field: 
     return [_wire_frame(frame, contract, codec, f"{field}[{index}]") for index, frame in enumerate(frames)]
 
 
-def _wire_frame(frame: Frame, contract: RewardContract, codec: str, field: str) -> Any:
+def _wire_frame(frame: Frame, contract: FrameTerms, codec: str, field: str) -> Any:
     if isinstance(frame, bytes):
         return frame
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
