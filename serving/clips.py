@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NPY_HEADER = 4096
+_DECODER_SLACK = 2
+"""The decoder counts whole blocks, so that its limit lies above ours."""
+_MOST_SLENDER = 200
+"""Times that one side of a frame may be the other: a model that takes whole patches makes a line of pixels a band."""
+_SAMPLED_FROM = 100
+"""Frames that may be decoded for each that may be given."""
+_PIXELS_FROM = 4
+"""Pixels that may be decoded for each that may be given: decoding takes a thread that all callers share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +80,8 @@ def read_npy(data: bytes, *, field: str) -> NDArray[Any]:
         raise RoboserveError("invalid_image", f"{field}: is no .npy file of version 1 or 2") from error
     if dtype.kind not in "biuf" or dtype.hasobject:
         raise RoboserveError("invalid_image", f"{field}: dtype {dtype}, needs numbers")
+    if any(side < 0 for side in shape):
+        raise RoboserveError("invalid_image", f"{field}: shape {shape!s:.80}, no side may be negative")
     size = math.prod(shape) * dtype.itemsize
     rest = len(data) - stream.tell()
     if size != rest or fortran:
@@ -102,7 +112,17 @@ def _list(value: list[Any], field: str, limits: ClipLimits) -> Iterator[NDArray[
 
 def _frame(value: Any, field: str, limits: ClipLimits) -> NDArray[np.uint8]:
     frame: NDArray[np.uint8] = decode_image(value, field=field, max_pixels=limits.pixels)
+    _check_shape(frame.shape[1], frame.shape[0], field, limits)
     return frame
+
+
+def _check_shape(width: int, height: int, field: str, limits: ClipLimits) -> None:
+    if width * height > limits.pixels:
+        raise RoboserveError("too_large", f"{field}: {width} x {height} pixels, limit {limits.pixels} in all")
+    if max(width, height) > _MOST_SLENDER * min(width, height):
+        raise RoboserveError(
+            "invalid_image", f"{field}: {width} x {height} pixels, one side over {_MOST_SLENDER} times the other"
+        )
 
 
 def _video(value: Mapping[str, Any], field: str, limits: ClipLimits) -> Iterator[NDArray[np.uint8]]:
@@ -127,28 +147,25 @@ def _decoded(data: bytes, fps: float | None, field: str, limits: ClipLimits) -> 
             stream = next(iter(container.streams.video), None)
             if stream is None or getattr(stream, "codec_context", None) is None:
                 raise RoboserveError("invalid_image", f"{field}: has no video stream that can be decoded")
-            if stream.width * stream.height > limits.pixels:
-                raise RoboserveError(
-                    "too_large", f"{field}: {stream.width} x {stream.height} pixels, limit {limits.pixels} in all"
-                )
+            _check_shape(stream.width, stream.height, field, limits)
             if fps is None and stream.frames > limits.frames:
                 raise RoboserveError("too_large", f"{field}: {stream.frames} frames, limit {limits.frames}")
             stream.thread_count = 1
-            decoded = 0
+            # Pictures may grow within a stream: the decoder itself must refuse, or memory would be taken before we see.
+            stream.codec_context.options = {"max_pixels": str(_DECODER_SLACK * limits.pixels)}
+            decoded = pixels = 0
             pictures: Iterator[Any] = container.decode(stream)
             for frame in pictures:
-                decoded += 1
-                if decoded > 100 * limits.frames:
-                    raise RoboserveError("too_large", f"{field}: over {decoded - 1} frames before sampling")
+                decoded, pixels = decoded + 1, pixels + frame.width * frame.height
+                if decoded > _SAMPLED_FROM * limits.frames or pixels > _PIXELS_FROM * limits.frames * limits.pixels:
+                    text = f"{field}: over {decoded - 1} frames of {frame.width} x {frame.height} before sampling"
+                    raise RoboserveError("too_large", text)
                 if fps is not None and frame.time is not None and frame.time + 1e-6 < given / fps:
                     continue
                 given += 1
                 if given > limits.frames:
                     raise RoboserveError("too_large", f"{field}: more than {limits.frames} frames, which is the limit")
-                if frame.width * frame.height > limits.pixels:
-                    raise RoboserveError(
-                        "too_large", f"{field}: {frame.width} x {frame.height} pixels, limit {limits.pixels} in all"
-                    )
+                _check_shape(frame.width, frame.height, field, limits)
                 yield frame.to_ndarray(format="rgb24")
     except (av.FFmpegError, ValueError, OSError) as error:
         raise RoboserveError("invalid_image", f"{field}: is no mp4 video that can be decoded") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class RewardAnswers:
 
     Args:
         batcher: runs queries; `cost`: image tokens of one.
-        decoders: threads that decode and prepare frames.
+        decoders: threads that decode and prepare frames; `decoding`: how many there are.
         pixels: cap on one frame.
     """
 
@@ -55,25 +56,44 @@ class RewardAnswers:
         *,
         cost: Callable[[Work], float],
         decoders: Executor,
+        decoding: int,
         pixels: int,
     ) -> None:
         self._model = model
         self._decoders = decoders
+        self._decoding = asyncio.Semaphore(decoding)
+        self._bytes = settings.clip_bytes
         self._errands = Errands(batcher, cost=cost, queries=settings.request_queries, held_bytes=settings.clip_bytes)
         self._limits = ClipLimits(frames=settings.clip_frames, pixels=pixels)
 
-    async def frames(self, value: Any, field_name: str) -> list[Frame]:
-        """Decode and prepare a clip in a thread.
+    async def frames(self, clips: Mapping[str, Any]) -> list[list[Frame]]:
+        """Decode and prepare clips that are kept together, in a thread; a few requests at a time, as there are threads.
+
+        Args:
+            clips: what the client calls each, and what stood in the message.
 
         Raises:
-            RoboserveError: see `clips.clip_frames`.
+            RoboserveError: see `clips.clip_frames`; `too_large` where their prepared frames exceed the cap of all
+                requests.
         """
+        found: list[list[Frame]] = []
+        left = self._bytes
+        async with self._decoding:
+            for field, value in clips.items():
+                prepare = partial(self._prepared, value, field, left)
+                found.append(await asyncio.get_running_loop().run_in_executor(self._decoders, prepare))
+                left -= sum(frame.pixels.nbytes for frame in found[-1])
+        return found
 
-        def prepare() -> list[Frame]:
-            found = clip_frames(value, field=field_name, limits=self._limits)
-            return [Frame.of(self._model.prepare(frame)) for frame in found]
-
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, prepare)
+    def _prepared(self, value: Any, field: str, room: int) -> list[Frame]:
+        found: list[Frame] = []
+        for frame in clip_frames(value, field=field, limits=self._limits):
+            found.append(Frame.of(self._model.prepare(frame)))
+            room -= found[-1].pixels.nbytes
+            if room < 0:  # before the next one is made
+                text = f"{field}: its first {len(found)} frames take more memory than is left of {self._bytes} bytes"
+                raise RoboserveError("too_large", text)
+        return found
 
     async def score(self, request: ScoreRequest, deadline: float | None, tally: Tally) -> list[dict[str, Any]]:
         """Score every clip; the first that fails fails the request, by its name."""
@@ -85,10 +105,9 @@ class RewardAnswers:
         return await self._errands.each(request.clips, begin, errand)
 
     async def _begin_score(self, ask: ClipAsk, request: ScoreRequest, errand: Errand) -> Begun:
-        clips = {
-            name: await self.frames(value, f"{ask.field}.cameras.{name}" if ask.named else f"{ask.field}.frames")
-            for name, value in ask.cameras.items()
-        }
+        named = {f"{ask.field}.cameras.{name}": value for name, value in ask.cameras.items()}
+        given = named if ask.named else {f"{ask.field}.frames": value for value in ask.cameras.values()}
+        clips = dict(zip(ask.cameras, await self.frames(given), strict=True))
         lengths = {name: len(clip) for name, clip in clips.items()}
         length = next(iter(lengths.values()))
         if set(lengths.values()) != {length}:
@@ -162,8 +181,7 @@ class RewardAnswers:
         return await self._errands.each(request.pairs, begin, errand)
 
     async def _begin_compare(self, ask: PairAsk, request: CompareRequest, errand: Errand) -> Begun:
-        first = await self.frames(ask.first, f"{ask.field}.first")
-        second = await self.frames(ask.second, f"{ask.field}.second")
+        first, second = await self.frames({f"{ask.field}.first": ask.first, f"{ask.field}.second": ask.second})
         shown = [request.policy.indices(len(clip)) for clip in (first, second)]
         counts = [len(indices) for indices in shown]
         if counts[0] != counts[1]:

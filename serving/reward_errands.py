@@ -64,7 +64,7 @@ class Errands:
     Args:
         batcher: runs queries; `cost`: image tokens of one.
         queries: queries of one request that may wait for a forward at once, so that a long clip leaves room for others.
-        held_bytes: prepared frames of all requests.
+        held_bytes: prepared frames of all requests; those that wait for room may be as many again.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Errands:
         self._cost = cost
         self._queries = queries
         self._limit = held_bytes
-        self._held = 0
+        self._held = self._waiting = 0
 
     def start(self, deadline: float | None, tally: Tally) -> Errand:
         """Return a new request."""
@@ -136,11 +136,15 @@ class Errands:
         if size > self._limit:
             raise RoboserveError("too_large", f"clips: one of {size} bytes of frames, limit {self._limit} in all")
         while self._held + size > self._limit:
-            if not errand.held:
-                text = f"clips: {self._held + size} bytes of frames under way, limit {self._limit}"
+            if not errand.held or self._waiting + size > self._limit:
+                text = f"clips: {self._held + self._waiting + size} bytes of frames under way, limit {self._limit}"
                 raise RoboserveError("overloaded", text)
             errand.let_go.clear()
-            await errand.let_go.wait()
+            self._waiting += size
+            try:
+                await errand.let_go.wait()
+            finally:
+                self._waiting -= size
         self._held += size
         errand.held += size
 

@@ -88,6 +88,7 @@ class RewardServer:
             self._batcher,
             cost=engine.cost,
             decoders=self._decoders,
+            decoding=_DECODERS,
             pixels=args.limits.image_pixels,
         )
         self._messages = RewardMessages(self)
@@ -161,7 +162,8 @@ class RewardServer:
                 raise RoboserveError("invalid_request", f"frames: must be a map of the cameras {known}")
             given = {next(iter(stream.cameras)): request.frames}
         async with stream.lock:
-            frames = {name: await self.answers.frames(value, f"frames.{name}") for name, value in given.items()}
+            clips = await self.answers.frames({f"frames.{name}": value for name, value in given.items()})
+            frames = dict(zip(given, clips, strict=True))
             with self.streams.extended(stream, frames):
                 window = stream.policy.indices(stream.length)
                 read = {

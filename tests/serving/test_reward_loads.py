@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
+from clients.images import encode_image
 from tests.serving.asgi import Session
 from tests.serving.rewards import bright, clip, grey, post, reward_server
 
@@ -53,6 +54,25 @@ async def test_clips_that_do_not_fit_together_wait_for_each_other():
     assert (await post(server, "score", message))["type"] == "scores", "what failed is counted no more"
     large = await post(server, "score", {"clips": [clip(noise(17))], "mode": "final"})
     assert large["code"] == "too_large"
+    await server.close()
+
+
+async def test_a_clip_that_would_not_fit_is_given_up_while_it_is_decoded():
+    """Compressed frames say little of the memory that they take: what is over the cap is never there at once."""
+    server = reward_server(rewards={"clip_bytes": 10 * 32 * 32 * 3})
+    prepared, prepare = [], server.model.prepare
+    server.model.prepare = lambda frame: prepared.append(1) or prepare(frame)
+    frames = [encode_image(frame, "png") for frame in noise(100)]
+    for message in (
+        {"clips": [clip(frames)], "mode": "final"},
+        {"clips": [{"instruction": "x", "cameras": {"left": frames[:6], "right": frames[:6]}}], "mode": "final"},
+    ):
+        reply = await post(server, "score", message)
+        assert (reply["code"], "take more memory" in reply["message"]) == ("too_large", True), reply
+    reply = await post(server, "compare", {"pairs": [{"instruction": "x", "first": frames[:6], "second": frames[:6]}]})
+    assert reply["code"] == "too_large"
+    assert len(prepared) == 3 * 11
+    assert (await post(server, "score", {"clips": [clip(frames[:10])], "mode": "final"}))["type"] == "scores"
     await server.close()
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clients.errors import RoboserveError
+from clients.images import encode_image
 from serving.clips import ClipLimits, clip_frames
 from tests.serving.asgi import Session, http
 from tests.serving.rewards import MSGPACK, bright, clip, grey, post, reward_server
@@ -23,6 +26,12 @@ async def served():
     server = reward_server(rewards={"clip_frames": 64, "clips": 4, "cameras": 2})
     yield server
     await server.close()
+
+
+def npy_of_shape(*shape: int) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return stream.getvalue() + bytes(abs(int(np.prod(shape))))
 
 
 BAD = [
@@ -47,6 +56,9 @@ BAD = [
     ({"clips": [clip({"npy": npy(grey(1, 2))[:-7]})]}, "invalid_image", "bytes follow the header"),
     ({"clips": [clip({"npy": npy(np.zeros((2, 4, 4, 3), np.float32))})]}, "invalid_image", "needs uint8"),
     ({"clips": [clip(np.full((2, 4, 4, 3), np.nan, np.float32))]}, "invalid_image", "dtype float32, needs uint8"),
+    ({"clips": [clip({"npy": npy_of_shape(-1, -4, 4, 3)})]}, "invalid_image", "no side may be negative"),
+    ({"clips": [clip(np.zeros((1, 1, 300, 3), np.uint8))]}, "invalid_image", "one side over 200 times the other"),
+    ({"clips": [clip([encode_image(np.zeros((300, 1, 3), np.uint8), "png")])]}, "invalid_image", "clips[0].frames[0]"),
     ({"clips": [clip(np.zeros((2, 4, 4), np.uint8))]}, "invalid_image", "shape (2, 4, 4)"),
     ({"clips": [clip([b"\xff\xd8\xff\x00broken"])]}, "invalid_image", "clips[0].frames[0]"),
     ({"clips": [clip("frames")]}, "invalid_image", "clips[0].frames: must be"),
@@ -167,6 +179,36 @@ def test_a_damaged_video_is_frames_or_a_typed_error(at, byte, cut):
 
 
 VIDEO = mp4(np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("fps", [None, 0.1])
+def test_a_video_whose_pictures_grow_is_refused_even_where_they_are_skipped(fps):
+    with pytest.raises(RoboserveError, match=r"clip\.video") as caught:
+        list(clip_frames({"video": growing(32, 512), "fps": fps}, field="clip", limits=LIMITS))
+    assert caught.value.code == "invalid_image"
+
+
+def growing(small: int, large: int) -> bytes:
+    """A video whose header tells of small pictures, and whose later ones are large."""
+    few, many = (
+        av.open(io.BytesIO(mp4(np.zeros((2, side, side, 3), np.uint8), box=box)), format=box)
+        for side, box in ((small, "mp4"), (large, "h264"))
+    )
+    sink = io.BytesIO()
+    with av.open(sink, "w", format="mp4") as out:
+        stream = out.add_stream_from_template(few.streams.video[0])
+        for packet in few.demux(few.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+        for number, packet in enumerate(many.demux(many.streams.video[0])):
+            if packet.size:
+                units = re.split(b"\x00\x00\x00?\x01", bytes(packet))[1:]
+                moved = av.Packet(b"".join(len(unit).to_bytes(4, "big") + unit for unit in units))
+                moved.stream, moved.time_base, moved.is_keyframe = stream, stream.time_base, True
+                moved.pts = moved.dts = (number + 2) * int(1 / (10 * stream.time_base))
+                out.mux(moved)
+    return sink.getvalue()
 
 
 def test_a_header_that_claims_gigabytes_is_refused_before_anything_is_made():

@@ -162,11 +162,11 @@ def npy(array):
     return stream.getvalue()
 
 
-def mp4(frames, fps=10):
+def mp4(frames, fps=10, box="mp4"):
     import av
 
     stream = io.BytesIO()
-    with av.open(stream, "w", format="mp4") as container:
+    with av.open(stream, "w", format=box) as container:
         video = container.add_stream("libx264", rate=fps, options={"crf": "0", "g": "1"})
         video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv444p"
         for frame in frames:
