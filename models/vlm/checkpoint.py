@@ -183,11 +183,12 @@ def adapter_hash(path: Path) -> str:
 
 
 def _quantization(kind: Quantization) -> Any:
-    from transformers import BitsAndBytesConfig
+    import transformers
 
+    settings: Any = transformers.BitsAndBytesConfig
     if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["visual", "lm_head"])
-    return BitsAndBytesConfig(
+        return settings(load_in_8bit=True, llm_int8_skip_modules=["visual", "lm_head"])
+    return settings(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,

@@ -10,8 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from clients.errors import RoboserveError
+from models.vlm.messages import images_of
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
     from models.vlm.messages import Message
@@ -123,6 +126,29 @@ class VlmSpec:
     dtype: str
     context: int
     images: int
+
+
+def check_images(messages: Sequence[Message], spec: VlmSpec) -> None:
+    """Refuse a conversation with more images than an engine takes.
+
+    Raises:
+        RoboserveError: `too_large`.
+    """
+    count = len(images_of(messages))
+    if count > spec.images:
+        raise RoboserveError("too_large", f"messages: {count} images, limit {spec.images}")
+
+
+def label_id(tokenizer: Any, label: str) -> int:
+    """Return the token that a label is.
+
+    Raises:
+        RoboserveError: `invalid_request` where it is none or several.
+    """
+    ids = tokenizer(label, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise RoboserveError("invalid_request", f"labels: {label[:32]!r} is {len(ids)} tokens, must be one")
+    return int(ids[0])
 
 
 class VlmEngine(Protocol):
