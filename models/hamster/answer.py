@@ -42,6 +42,7 @@ _POINT = re.compile(rf"\(\s*+({_NUMBER})\s*+,\s*+({_NUMBER})\s*+(?:,\s*+({_NUMBE
 _TAG = re.compile(r"<action>\s*+(open|close)\s++gripper\s*+</action>", re.ASCII | re.IGNORECASE)
 _SPACE = re.compile(r"\s*+", re.ASCII)
 _LIST = re.compile(r"<ans>\s*+\[", re.ASCII | re.IGNORECASE)
+_BARE = re.compile(r"<ans>\s*+(?=\(|<action>)", re.ASCII | re.IGNORECASE)
 _OPENING = re.compile(r"<ans>", re.ASCII | re.IGNORECASE)
 _CLOSING = re.compile(r"</ans>", re.ASCII | re.IGNORECASE)
 _OBJECTS = re.compile(r"\[\s*+(?=\{)", re.ASCII)
@@ -139,18 +140,24 @@ def parse_answer(text: str, *, initial_open: bool = False, limits: AnswerLimits 
     if len(text) > limits.max_chars:
         raise AnswerError("too_long", f"answer: {len(text)} characters, at most {limits.max_chars} are read")
     draft = Draft(initial_open=initial_open, max_points=limits.max_points)
+    form = _read(text, draft)
+    path = draft.path()
+    return ParsedAnswer(path=path, issues=draft.issues(), form=form, depths=draft.depths())
+
+
+def _read(text: str, draft: Draft) -> Literal["tuples", "objects"]:
     found = _LIST.search(text)
     objects = _OBJECTS.match(text, found.end() - 1) if found else _OBJECTS.search(text)
     if objects:
         read_objects(text, objects.end(), draft)
-        form: Literal["tuples", "objects"] = "objects"
-    elif found:
-        _read_items(text, found.end(), draft)
-        form = "tuples"
-    else:
-        raise AnswerError("no_answer", f"answer: no <ans>[ in it; it begins {shown(text)}")
-    path = draft.path()
-    return ParsedAnswer(path=path, issues=draft.issues(), form=form, depths=draft.depths())
+        return "objects"
+    if found is None:
+        found = _BARE.search(text)
+        if found is None:
+            raise AnswerError("no_answer", f"answer: no <ans>[ in it; it begins {shown(text)}")
+        draft.odd("unbracketed")
+    _read_items(text, found.end(), draft)
+    return "tuples"
 
 
 def _read_items(text: str, start: int, draft: Draft) -> None:
@@ -179,7 +186,7 @@ def _read_items(text: str, start: int, draft: Draft) -> None:
     if closing is None:
         return
     if position == end:
-        draft.odd("unclosed_list")
+        draft.odd("unbracketed")
     elif (rest := _skip(text, position + 1, end)) < end:
         raise AnswerError("malformed", f"answer: after its list stands {shown(text[rest:end])}", position=rest)
 

@@ -13,7 +13,7 @@ from models.hamster.path import Path
 ErrorCode = Literal["too_long", "too_many_points", "no_answer", "no_points", "malformed", "not_finite"]
 IssueCode = Literal[
     "truncated",
-    "unclosed_list",
+    "unbracketed",
     "missing_comma",
     "several_answers",
     "out_of_range",
@@ -45,7 +45,8 @@ class Issue:
     """Something odd about an answer that was read nevertheless.
 
     Attributes:
-        code: `truncated`: the end is missing, the points so far are there; `unclosed_list`: the bracket is missing;
+        code: `truncated`: the end is missing, the points so far are there; `unbracketed`: a bracket around
+            the list is missing;
             `missing_comma`: between two items; `several_answers`: the first was read; `out_of_range`: a coordinate was
             clipped to 0 or 1; `tag_before_points`: a tag in front of all points, which holds from the first one on;
             `conflicting_tags`: several states for one point, the last holds.

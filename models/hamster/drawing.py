@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
+from models.hamster.path import resample
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -44,7 +46,7 @@ class DrawStyle:
         colours: `jet` from dark blue to dark red, or `red` from dark to bright.
         closed, opened: RGB of a ring at a point with that gripper state.
         rings_first: whether the line is drawn over the rings, or they over it.
-        samples: points at equal steps of arc length that the line goes through.
+        samples: places at equal steps of arc length, measured in pixels, that the line goes through.
     """
 
     reference: int
@@ -66,8 +68,8 @@ class DrawStyle:
         )
 
     def line_colours(self) -> NDArray[np.uint8]:
-        """Return RGB, uint8 (samples - 1, 3), of the line's parts from its start to its end."""
-        along = np.linspace(0.0, 1.0, self.samples - 1)
+        """Return RGB, uint8 (samples - 1, 3), of the line's parts, each in the colour of the sample it begins at."""
+        along = np.linspace(0.0, 1.0, self.samples)[:-1]
         if self.colours == "jet":
             return jet(along)
         red = _DARKEST_RED + (255 - _DARKEST_RED) * along
@@ -85,7 +87,8 @@ DEMO = DrawStyle(
     opened=(255, 0, 0),
     rings_first=True,
 )
-"""HAMSTER's demo (HAMSTER_beta, gradio_server_example.py); the line is one of 99 parts in matplotlib's jet."""
+"""HAMSTER's demo (HAMSTER_beta, gradio_server_example.py). Its line has 99 parts in matplotlib's jet, from jet(0) to
+jet(98/99)."""
 
 POLICY = DrawStyle(
     reference=112,
@@ -127,7 +130,7 @@ def jet(values: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def overlay(
-    image: NDArray[np.uint8], path: Path, *, style: DrawStyle = DEMO, order: ChannelOrder = "rgb"
+    image: NDArray[np.uint8], path: Path, *, style: DrawStyle, order: ChannelOrder = "rgb"
 ) -> NDArray[np.uint8]:
     """Return a copy of an image with the path on it.
 
@@ -150,9 +153,7 @@ def overlay(
     return np.array(canvas)
 
 
-def concat(
-    image: NDArray[np.uint8], path: Path, *, style: DrawStyle = POLICY, order: ChannelOrder = "rgb"
-) -> NDArray[np.uint8]:
+def concat(image: NDArray[np.uint8], path: Path, *, style: DrawStyle, order: ChannelOrder = "rgb") -> NDArray[np.uint8]:
     """Return uint8 (h, w, 6): the image untouched, then the path on black, both in the declared order.
 
     For policies whose view of the image an overlay would damage, as RVT-2's virtual cameras (HAMSTER's "Concat").
@@ -162,7 +163,8 @@ def concat(
 
 
 def _line(draw: ImageDraw.ImageDraw, path: Path, style: DrawStyle, strokes: Strokes, order: ChannelOrder) -> None:
-    places = _pixels(draw, path.resampled(style.samples))
+    vertices = np.array(_pixels(draw, path), dtype=np.float64)
+    places = [(x, y) for x, y in resample(vertices, style.samples)[0].astype(np.int64).tolist()]
     reach = strokes.line / 2
     for (start, end), colour in zip(pairwise(places), style.line_colours().tolist(), strict=True):
         if start == end:

@@ -76,22 +76,13 @@ class Path:
         Args:
             count: at least 2.
             aspect: height over width of the image where lengths are to be those of its pixels; 1 measures x and y in
-                normalised units each, as HAMSTER's demo does.
+                normalised units each.
 
         Raises:
             ValueError: `count` below 2.
         """
-        if count < 2:
-            raise ValueError(f"count {count}: must be 2 or more")
-        steps = np.diff(self.points, axis=0) * (1.0, aspect)
-        reached = np.concatenate([[0.0], np.cumsum(np.hypot(steps[:, 0], steps[:, 1]))])
-        wanted = np.linspace(0.0, reached[-1], count)
-        before = np.searchsorted(reached, wanted, side="right") - 1
-        after = np.minimum(before + 1, len(self) - 1)
-        span = reached[after] - reached[before]
-        share = np.divide(wanted - reached[before], span, out=np.zeros(count), where=span > 0)[:, None]
-        points = (1.0 - share) * self.points[before] + share * self.points[after]
-        return Path(points=np.clip(points, 0.0, 1.0), gripper_open=self.gripper_open[before])
+        points, before = resample(self.points * (1.0, aspect), count)
+        return Path(points=np.clip(points / (1.0, aspect), 0.0, 1.0), gripper_open=self.gripper_open[before])
 
     def pixels(self, width: int, height: int) -> NDArray[np.int64]:
         """Return int64 (n, 2) columns and rows, int(x * width) and int(y * height) as HAMSTER's demo draws them.
@@ -130,3 +121,24 @@ class Path:
         """
         moved = self.points + random.normal(0.0, scale, self.points.shape)
         return replace(self, points=np.clip(moved, 0.0, 1.0))
+
+
+def resample(points: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Return `count` places at equal steps of arc length along (n, 2) points, in any unit; the ends are among them.
+
+    Returns:
+        float64 (count, 2), and for each place the index (count,) of the last point reached by then.
+
+    Raises:
+        ValueError: `count` below 2.
+    """
+    if count < 2:
+        raise ValueError(f"count {count}: must be 2 or more")
+    steps = np.diff(points, axis=0)
+    reached = np.concatenate([[0.0], np.cumsum(np.hypot(steps[:, 0], steps[:, 1]))])
+    wanted = np.linspace(0.0, reached[-1], count)
+    before = np.searchsorted(reached, wanted, side="right") - 1
+    after = np.minimum(before + 1, len(points) - 1)
+    span = reached[after] - reached[before]
+    share = np.divide(wanted - reached[before], span, out=np.zeros(count), where=span > 0)[:, None]
+    return points[before] + share * (points[after] - points[before]), before

@@ -103,7 +103,8 @@ def test_loose_notation_is_read():
     assert found.path.points.tolist() == [[0.5, 0.1], [0.25, 1.0]]
     assert found.issues == ()
     assert read(f"(0.1, 0.1) {OPENS} (0.2, 0.2)").issues == (Issue(code="missing_comma"),)
-    assert parse_answer("<ans>[(0.1, 0.1)</ans>").issues == (Issue(code="unclosed_list"),)
+    for text in ("<ans>[(0.1, 0.1)</ans>", "<ans>(0.1, 0.1)</ans>", "<ans></ans> <ans> (0.1, 0.1)]</ans>"):
+        assert parse_answer(text).issues == (Issue(code="unbracketed"),)
 
 
 def test_text_around_the_answer_is_passed_over():
@@ -137,7 +138,8 @@ def test_coordinates_outside_are_clipped_and_flagged():
     [
         ("", "no_answer"),
         ("[(0.1, 0.2)]", "no_answer"),
-        ("<ans>(0.1, 0.2)</ans>", "no_answer"),
+        ("<ans>0.1, 0.2</ans>", "no_answer"),
+        ("<ans>[(0.1, 0.2), ...]</ans>", "malformed"),
         ("<ans>[]</ans>", "no_points"),
         ("<ans>[", "no_points"),
         (f"<ans>[{OPENS}]</ans>", "no_points"),

@@ -33,7 +33,7 @@ def coloured(image, colour):
 def test_the_demos_sizes(size, strokes):
     line, radius, ring = strokes
     assert DEMO.strokes(*size) == Strokes(line=line, radius=radius, ring=ring)
-    drawn = overlay(blank(*size), path((0.5, 0.5)))
+    drawn = overlay(blank(*size), path((0.5, 0.5)), style=DEMO)
     columns, rows = coloured(drawn, BLUE)
     away = np.hypot(columns - int(0.5 * size[0]), rows - int(0.5 * size[1]))
     assert away.max() == pytest.approx(radius + ring / 2, abs=0.75)
@@ -50,10 +50,10 @@ def test_sizes_grow_with_the_shorter_side():
 @pytest.mark.parametrize("size", SIZES)
 def test_the_demos_line_goes_from_jet_0_to_jet_1(size):
     width, height = size
-    drawn = overlay(blank(width, height), path((0.1, 0.5), (0.9, 0.5)))
+    drawn = overlay(blank(width, height), path((0.1, 0.5), (0.9, 0.5)), style=DEMO)
     row = drawn[height // 2]
     assert row[int(0.1 * width) + 1].tolist() == jet(np.array([0.0]))[0].tolist() == [0, 0, 127]
-    assert row[int(0.9 * width) - 1].tolist() == jet(np.array([1.0]))[0].tolist() == [127, 0, 0]
+    assert row[int(0.9 * width) - 1].tolist() == jet(np.array([98 / 99]))[0].tolist() == [136, 0, 0]
     thick = drawn[:, int(0.5 * width)].any(axis=1).sum()
     assert thick == DEMO.strokes(width, height).line
     assert len(np.unique(row.reshape(-1, 3), axis=0)) > 90
@@ -68,7 +68,7 @@ def test_jet_is_matplotlibs():
 
 def test_rings_stand_at_the_start_and_at_changes_only():
     places = [(0.2, 0.2), (0.4, 0.2), (0.6, 0.2), (0.8, 0.2)]
-    drawn = overlay(blank(512, 512), path(*places, flags=[True, True, False, False]))
+    drawn = overlay(blank(512, 512), path(*places, flags=[True, True, False, False]), style=DEMO)
     drawn[100:105] = 0  # the line passes through these very colours
     reds, blues = coloured(drawn, RED), coloured(drawn, BLUE)
     assert reds[0].mean() == pytest.approx(102, abs=1.5)
@@ -79,7 +79,7 @@ def test_rings_stand_at_the_start_and_at_changes_only():
 
 def test_the_demos_line_lies_over_its_rings_and_the_policys_under():
     straight = path((0.2, 0.5), (0.8, 0.5))
-    demo = overlay(blank(512, 512), straight)
+    demo = overlay(blank(512, 512), straight, style=DEMO)
     assert tuple(demo[256, 102 + 7]) != BLUE
     policy = overlay(blank(112, 112), straight, style=POLICY)
     assert tuple(policy[56, 22 + 3]) == BLUE
@@ -126,7 +126,7 @@ def test_paths_without_length_are_a_ring(style, count, place):
 
 def test_thick_lines_have_no_notches():
     turns = path((0.3, 0.3), (0.31, 0.5), (0.5, 0.5), (0.5, 0.3), (0.4, 0.4), (0.3, 0.7))
-    drawn = overlay(blank(2048, 2048), turns).any(axis=2)
+    drawn = overlay(blank(2048, 2048), turns, style=DEMO).any(axis=2)
     for x, y in turns.resampled(100).pixels(2048, 2048)[1:]:
         assert drawn[y - 2 : y + 3, x - 2 : x + 3].all()
 
@@ -134,4 +134,4 @@ def test_thick_lines_have_no_notches():
 @pytest.mark.parametrize("image", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
 def test_only_images_are_drawn_on(image):
     with pytest.raises(ValueError, match="needs uint8"):
-        overlay(image, path((0.5, 0.5)))
+        overlay(image, path((0.5, 0.5)), style=DEMO)
