@@ -1,0 +1,74 @@
+"""A served labeller: one Ray Serve application whose deployment is ingress, memory and labeller at once.
+
+The engine of a VLM labeller may be that of another application (`engine: {kind: app}`): an answer takes hundreds of
+milliseconds, so a second hop costs little, and one engine then serves paths and preferences.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, cast
+
+from ray import serve
+
+from serving.exposure import proxy_host, refuse_an_open_door
+from serving.metrics import RayMetricsBridge
+from serving.preference_config import PreferenceArgs
+from serving.preference_server import PreferenceServer
+
+if TYPE_CHECKING:
+    from serving.ingress import Ingress
+
+logger = logging.getLogger("ray.serve")
+
+
+# The reasons of these values: as for rewards (`serving.reward`).
+@serve.deployment(
+    name="PreferenceService",
+    max_ongoing_requests=1024,
+    max_queued_requests=64,
+    health_check_period_s=5,
+    health_check_timeout_s=20,
+    graceful_shutdown_wait_loop_s=1,
+    graceful_shutdown_timeout_s=60,
+)
+@serve.ingress()
+class PreferenceService:
+    """The deployment: a `PreferenceServer` inside a Ray Serve replica."""
+
+    async def __init__(self, args: PreferenceArgs) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        host = proxy_host()
+        refuse_an_open_door(args, host)
+        logger.info("starting", extra={"model": args.name, "proxy_host": host, "keys_file": args.auth.keys_file})
+        sys.setswitchinterval(0.0005)
+        # Before the engine is there: on Linux a priority is a thread's own, passed on to what it starts later.
+        os.nice(args.preferences.niceness)
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._server = await PreferenceServer.start(args, replica=replica)
+        self._bridge = RayMetricsBridge(self._server.metrics.registry)
+        self._bridge.start()
+        gc.collect()
+        gc.freeze()
+
+    def __serve_build_asgi_app__(self) -> Ingress:
+        return self._server.app
+
+    def check_health(self) -> None:
+        """Ray Serve's health check; a failing replica is replaced."""
+        self._server.check_health()
+
+    async def __del__(self) -> None:
+        self._bridge.stop()
+        await self._server.close()
+
+
+def build(args: PreferenceArgs) -> serve.Application:
+    """Build the application: the `import_path` of a configuration file.
+
+    Ray Serve hands over a plain map, for it reads annotations that are evaluated and ours are not.
+    """
+    deployment = cast("serve.Deployment", PreferenceService)  # what the decorators make of the class
+    return deployment.bind(PreferenceArgs.model_validate(args))
