@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
+
 from finetune.rewards.evaluate import CLOCK
+from finetune.rewards.plots import Curve, curves_by_kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +27,9 @@ _FIGURES = {
     "success_auprc": "success AUPRC",
 }
 _WEAK = 0.4
+CURVES = "curves.png"
+_DRAWN = ("successful", "near_miss", "failure")
+_COLOURS = 64
 
 
 def read_evaluation(path: Path, content_hash: str) -> tuple[dict[str, Any], str]:
@@ -71,6 +79,38 @@ def group_table(found: Mapping[str, Any], name: str) -> str:
     return "\n".join(lines)
 
 
+def drawn_curves(found: Mapping[str, Any], name: str, rollouts: Path, folder: Path) -> str:
+    """Draw progress over three tasks' rollouts into a card's folder; return the Markdown that shows it.
+
+    The tasks are those of the first group whose Kendall is highest, in the middle and lowest, so that the picture
+    flatters nobody.
+
+    Args:
+        rollouts: `rollouts.jsonl` of the evaluation.
+    """
+    tasks = _ranked(found, name)
+    chosen = [tasks[0], tasks[len(tasks) // 2], tasks[-1]]
+    panels: dict[str, dict[str, list[Curve]]] = {task: defaultdict(list) for task in chosen}
+    for line in rollouts.read_text("utf-8").splitlines():
+        rollout = json.loads(line)
+        kind = rollout["kind"] if rollout["kind"] in _DRAWN else rollout["quality"]
+        if rollout["task"] in panels and kind in _DRAWN:
+            values = rollout[name]
+            shares = np.asarray(values["frames"]) / max(1, rollout["frames"] - 1)
+            panels[rollout["task"]][kind].append((shares, np.asarray(values["progress"], np.float32)))
+    ordered = {task: {kind: panel[kind] for kind in _DRAWN if panel[kind]} for task, panel in panels.items()}
+    path = folder / CURVES
+    curves_by_kind(ordered).savefig(path, dpi=90, facecolor="white")
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(_COLOURS)
+    small.save(path, optimize=True)
+    return (
+        f"![Progress over successes, near misses and failures of {', '.join(chosen)}]({CURVES})\n\n"
+        f"The trained tasks whose rollouts it ranks best, middling and worst: {', '.join(chosen)}. Mean progress over "
+        "the rollouts of each kind, their number in brackets.\n"
+    )
+
+
 def task_table(found: Mapping[str, Any], name: str) -> str:
     """Return the figures task by task, and where the model fails."""
     judge = found["judges"][name]
@@ -90,6 +130,14 @@ def task_table(found: Mapping[str, Any], name: str) -> str:
     lines.append("- Simulator only: other cameras, robots, colours and real images were never seen.")
     lines.append("- Words are those of the training tasks; a new task's words mean little to it (held-out column).\n")
     return "\n".join(lines)
+
+
+def _ranked(found: Mapping[str, Any], name: str) -> list[str]:
+    """Return the tasks of the first group, the best ranked first."""
+    judge = found["judges"][name]
+    group = set(judge["groups"][0]["tasks"])
+    rows = [row for row in judge["tasks"] if row["name"] in group and "kendall" in row["figures"]]
+    return [row["name"] for row in sorted(rows, key=lambda row: -row["figures"]["kendall"]["value"])]
 
 
 def _cell(figures: Mapping[str, Any], name: str) -> str:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from finetune.rewards.card import group_table, last_metrics, read_evaluation, run_config, seen_by_none, task_table
+from finetune.rewards.card import (
+    drawn_curves,
+    group_table,
+    last_metrics,
+    read_evaluation,
+    run_config,
+    seen_by_none,
+    task_table,
+)
 from models.rewind.reward import load
 
 if TYPE_CHECKING:
@@ -46,7 +54,8 @@ def write_card(run: Path, evaluation: Path) -> Path:
         "not taught, so `single_pass` begins with a number that means nothing. Licence: Apache-2.0.\n"
     )
     path = folder / "README.md"
-    tables = (seen_by_none(found, name), group_table(found, name), task_table(found, name))
+    curves = drawn_curves(found, name, evaluation.with_name("rollouts.jsonl"), folder)
+    tables = (seen_by_none(found, name), group_table(found, name), curves, task_table(found, name))
     path.write_text("\n".join((head, *tables, recipe, use)), "utf-8")
     (folder / "evaluation.json").write_text(evaluation.read_text("utf-8"), "utf-8")
     return path

@@ -6,7 +6,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.rewards.card import group_table, last_metrics, read_evaluation, run_config, seen_by_none, task_table
+from finetune.rewards.card import (
+    drawn_curves,
+    group_table,
+    last_metrics,
+    read_evaluation,
+    run_config,
+    seen_by_none,
+    task_table,
+)
 from models.robometer.checkpoint import content_hash
 
 if TYPE_CHECKING:
@@ -31,6 +39,7 @@ def write_card(run: Path, vision: Path, evaluation: Path, comparison: Path | Non
         _head(settings),
         seen_by_none(found, name),
         group_table(found, name),
+        drawn_curves(found, name, evaluation.with_name("rollouts.jsonl"), folder),
         task_table(found, name),
         _recipe(run, vision, found),
         "" if comparison is None else _claim(comparison),
