@@ -283,6 +283,20 @@ def convert_robometer(
     raise typer.Exit(verb.robometer(config))
 
 
+@convert_app.command("hamster")
+def convert_hamster(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of the published weights.")],
+    *,
+    demo: Annotated[
+        Path, typer.Option(exists=True, help="A checkout of HAMSTER_beta, or its gradio_server_example.py.")
+    ],
+) -> None:
+    """Write the prompt of published HAMSTER weights, read off your own copy of the upstream demo, which is not run."""
+    from roboserve import convert as verb
+
+    raise typer.Exit(verb.hamster(folder, demo))
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
