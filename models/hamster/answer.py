@@ -79,7 +79,7 @@ class AnswerLimits:
     max_points: int = 256
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ParsedAnswer:
     """A path read off an answer.
 

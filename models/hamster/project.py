@@ -82,7 +82,7 @@ class Camera:
         return flat, depths
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Projected:
     """A path in the image, and the indices (m,), ascending, of the frames that it was made from."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,6 +86,32 @@ def test_the_longest_answer_is_that_long():
 def test_the_grammar_refuses_the_rest(text):
     assert not re.fullmatch(answer_regex(), text)
     assert not re.fullmatch(as_regex(answer_grammar()), text)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("preface", [0, 12])
+@pytest.mark.parametrize("kind", ["regex", "gbnf"])
+def test_a_constrained_decoder_goes_by_it(style, preface, kind):
+    llguidance = pytest.importorskip("llguidance")
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    matcher, vocabulary = llguidance.LLMatcher, llguidance.LLTokenizer("byte")
+    grammar = (
+        matcher.grammar_from_regex(answer_regex(style, preface_chars=preface))
+        if kind == "regex"
+        else matcher.grammar_from_lark(gbnf_to_lark(answer_grammar(style, preface_chars=preface)))
+    )
+    assert not matcher.validate_grammar(grammar)
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        state, answer = matcher(vocabulary, grammar), b""
+        while not state.is_stopped():
+            packed = np.frombuffer(state.compute_bitmask(), np.uint8)
+            allowed = np.flatnonzero(np.unpackbits(packed, bitorder="little")[: vocabulary.vocab_size])
+            token = int(random.choice(allowed[(allowed < 127) | (allowed == vocabulary.eos_token)]))
+            state.consume_token(token)
+            answer += b"" if token == vocabulary.eos_token else bytes([token])
+        assert parse_answer(answer.decode()).issues == ()
 
 
 def test_a_preface_is_bounded():
