@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 Role = Literal["robot", "job", "admin"]
 KEY_PREFIX = "rsk_"
 _KEY_ID = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
-_JOB_FAMILIES = ("reward", "preference", "path")
+_JOB_FAMILIES = ("reward", "preference", "path", "vlm")
 
 
 class KeyRecord(BaseModel):
     """One key as it stands in the key file.
 
-    A `robot` key drives one policy, a `job` key asks for rewards, preferences and paths, an `admin` key may do all, the
-    operator's routes included. Two live keys of one owner make rotation without a gap; `expires` ends one.
+    A `robot` key drives one policy, a `job` key asks for rewards, preferences, paths and answers, an `admin` key may do
+    all, the operator's routes included. Two live keys of one owner make rotation without a gap; `expires` ends one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,7 +68,7 @@ class Principal:
     record: KeyRecord | None
 
     def allows(self, family: str, model: str) -> bool:
-        """Whether this caller may use a model of a family ("policy", "reward", "preference", "path")."""
+        """Whether this caller may use a model of a family ("policy", "reward", "preference", "path", "vlm")."""
         if self.record is None or self.record.role == "admin":
             return True
         if self.record.role == "robot":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from clients.errors import RoboserveError
 from clients.wire import encode
-from serving.service import FAMILIES, MSGPACK, Dialect, HttpReply, HttpRequest, Route, Service
+from serving.service import FAMILIES, MSGPACK, Dialect, HttpReply, HttpRequest, HttpStream, Route, Service
 from serving.websocket import PeerGoneError, WebsocketSession
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Ingress:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         received = time.perf_counter()
         headers = dict(scope["headers"])
+        route: Route | None = None
         try:
             route = self._route(scope)
             principal = None if route.access == "public" else self._admit(scope, headers, access=route.access)
@@ -77,14 +78,17 @@ class Ingress:
                 body = await self._body(headers, receive, slot, limit=route.body_bytes or self._limits.message_bytes)
                 request = HttpRequest(principal=principal, body=body, headers=headers, received=received)
                 reply = await route.handler(request)
+                if isinstance(reply, HttpStream):
+                    await _send_stream(send, receive, reply)
+                    return
         except PeerGoneError:
             return
         except RoboserveError as error:
             log_error(error, service=self._service.name, transport="http")
-            reply = _error_reply(error, headers)
+            reply = _error_reply(error, headers, route)
         except Exception:
             logger.exception("request failed", extra={"model": self._service.name})
-            reply = _error_reply(RoboserveError("internal", "the server failed on this request"), headers)
+            reply = _error_reply(RoboserveError("internal", "the server failed on this request"), headers, route)
         await _send_reply(send, reply)
 
     @contextmanager
@@ -252,7 +256,10 @@ def log_error(error: RoboserveError, *, service: str, transport: str) -> None:
         logger.info("%s", error, extra=extra)
 
 
-def _error_reply(error: RoboserveError, headers: Mapping[bytes, bytes]) -> HttpReply:
+def _error_reply(error: RoboserveError, headers: Mapping[bytes, bytes], route: Route | None) -> HttpReply:
+    if route is not None and route.error_body is not None:
+        body = json.dumps(route.error_body(error)).encode()
+        return HttpReply(status=error.kind.http, body=body, content_type="application/json")
     if MSGPACK.encode() in headers.get(b"content-type", b"") or MSGPACK.encode() in headers.get(b"accept", b""):
         return HttpReply(status=error.kind.http, body=encode(error.to_map()))
     return HttpReply(status=error.kind.http, body=json.dumps(error.to_map()).encode(), content_type="application/json")
@@ -264,6 +271,36 @@ async def _send_reply(send: Send, reply: HttpReply) -> None:
         headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _send_stream(send: Send, receive: Receive, reply: HttpStream) -> None:
+    """Send pieces as they come. Where the peer leaves, or takes nothing, the pieces' generator is closed.
+
+    What fails under way is the generator's to tell in its own protocol; the status has been sent.
+    """
+    gone = asyncio.ensure_future(_departure(receive))
+    headers = [(b"content-type", reply.content_type.encode()), (b"cache-control", b"no-store")]
+    try:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        while True:
+            piece = asyncio.ensure_future(anext(reply.chunks, None))
+            await asyncio.wait((piece, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not piece.done():
+                piece.cancel()
+                await asyncio.gather(piece, return_exceptions=True)
+                return
+            if (chunk := piece.result()) is None:
+                break
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        gone.cancel()
+        await reply.chunks.aclose()
+
+
+async def _departure(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _refuse_handshake(scope: Scope, send: Send, error: RoboserveError) -> None:

@@ -127,6 +127,33 @@ class RewardMetrics(ServiceMetrics):
         self._kept.set(kept)
 
 
+class VlmMetrics(ServiceMetrics):
+    """What a vision-language service counts beside: tokens, and the wait for the first; arguments as before."""
+
+    def __init__(self, *, model: str, replica: str) -> None:
+        super().__init__(family="vlm", model=model, replica=replica)
+        names = tuple(self._labels)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"roboserve_{name}", text, names, registry=self.registry).labels(*self._own)
+
+        self._prompt = counter("prompt_tokens", "tokens of prompts, images included")
+        self._answer = counter("answer_tokens", "tokens of answers")
+        first = Histogram(
+            "roboserve_first_token_seconds", "request to first token", names, registry=self.registry, buckets=_SECONDS
+        )
+        self._first = first.labels(*self._own)
+
+    def on_first_token(self, seconds: float) -> None:
+        """Report how long a caller waited for the first token."""
+        self._first.observe(seconds)
+
+    def on_tokens(self, *, prompt: int, answer: int) -> None:
+        """Report a finished answer."""
+        self._prompt.inc(prompt)
+        self._answer.inc(answer)
+
+
 class RayMetricsBridge:
     """Copies a registry's samples to Ray's per-node exporter, from a daemon thread.
 

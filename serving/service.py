@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
+    from clients.errors import RoboserveError
     from serving.auth import Principal
     from serving.websocket import WebsocketSession
 
 MSGPACK = "application/msgpack"
-FAMILIES = ("policy", "reward", "preference", "path")
+FAMILIES = ("policy", "reward", "preference", "path", "vlm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,14 @@ class HttpReply:
     status: int = 200
 
 
+@dataclass(frozen=True, kw_only=True)
+class HttpStream:
+    """One HTTP reply that comes in pieces; it is closed when the peer leaves."""
+
+    chunks: AsyncGenerator[bytes]
+    content_type: str = "text/event-stream"
+
+
 class Dialect(Protocol):
     """A way to speak over a websocket: serves one session from its accepted connection to its end."""
 
@@ -49,12 +58,14 @@ class Dialect(Protocol):
 class Route:
     """An HTTP route of a service, and who may call it: all, whoever may use the model, or the operator.
 
-    `body_bytes` is the route's own cap on a body, where messages of the service may be smaller.
+    `body_bytes` is the route's own cap on a body, where messages of the service may be smaller; `error_body` writes a
+    typed error as JSON where the route's protocol has a form of its own.
     """
 
-    handler: Callable[[HttpRequest], Awaitable[HttpReply]]
+    handler: Callable[[HttpRequest], Awaitable[HttpReply | HttpStream]]
     access: Literal["public", "member", "operator"] = "member"
     body_bytes: int | None = None
+    error_body: Callable[[RoboserveError], dict[str, Any]] | None = None
 
 
 class Service(Protocol):

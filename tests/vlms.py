@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -33,10 +34,15 @@ TEXTS = (
 )
 
 
-def tiny_vlm(folder: Path, *, seed: int = 0) -> Path:
-    """Write the folder and return it: images of 32 x 32 pixels take one token."""
+def picture(seed: int, *, height: int = 64, width: int = 96) -> np.ndarray:
+    """A picture of noise."""
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def tiny_tokenizer() -> Any:
+    """Bytes, and the few pairs of them that `TEXTS` has often."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import Qwen2TokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    from transformers import Qwen2TokenizerFast
 
     model = Tokenizer(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -51,6 +57,30 @@ def tiny_vlm(folder: Path, *, seed: int = 0) -> Path:
         additional_special_tokens=[token for token in SPECIALS if token not in ("<|im_end|>", "<|endoftext|>")],
     )
     tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def tiny_adapter(base: Path, folder: Path, *, seed: int, modules: str = "q_proj") -> Path:
+    """Write a LoRA adapter of random weights, strong enough to be seen, and return its folder."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    network = AutoModelForImageTextToText.from_pretrained(base, local_files_only=True)
+    torch.manual_seed(seed)
+    adapted = get_peft_model(network, LoraConfig(r=4, lora_alpha=64, target_modules=[modules]))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.3)
+    adapted.save_pretrained(folder)
+    return folder
+
+
+def tiny_vlm(folder: Path, *, seed: int = 0) -> Path:
+    """Write the folder and return it: images of 32 x 32 pixels take one token."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    tokenizer = tiny_tokenizer()
     ids = tokenizer.get_vocab()
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
     config = Qwen3VLConfig(

@@ -14,7 +14,7 @@ from ray.serve.exceptions import RayServeException
 from clients.errors import RoboserveError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
     from pathlib import Path
 
     from models.vlm.messages import Message
@@ -49,7 +49,7 @@ class AppEngine:
         """Name to content hash of the adapters, as of the connection or the last change through this engine."""
         return dict(self._adapters)
 
-    async def stream(self, request: VlmRequest) -> AsyncIterator[VlmChunk]:
+    async def stream(self, request: VlmRequest) -> AsyncGenerator[VlmChunk]:
         """Go on with a conversation; see `VlmEngine`."""
         answers = self._handle.options(stream=True).engine_stream.remote(request)
         try:

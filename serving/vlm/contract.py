@@ -14,7 +14,7 @@ from clients.errors import RoboserveError
 from models.vlm.messages import images_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
     from pathlib import Path
 
     from models.vlm.messages import Message
@@ -169,7 +169,7 @@ class VlmEngine(Protocol):
         """Name to content hash of the adapters that it can answer with."""
         ...
 
-    def stream(self, request: VlmRequest) -> AsyncIterator[VlmChunk]:
+    def stream(self, request: VlmRequest) -> AsyncGenerator[VlmChunk]:
         """Go on with a conversation; closing the iterator early frees what it holds."""
         ...
 

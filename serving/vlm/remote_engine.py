@@ -21,7 +21,7 @@ from clients.errors import RoboserveError
 from serving.vlm.contract import LabelReading, Token, VlmChunk, VlmSpec, check_images
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
     from models.vlm.messages import Message
@@ -75,7 +75,7 @@ class RemoteEngine:
         """Names of adapters that the server was said to have; their content is not known here."""
         return dict.fromkeys(self._settings.adapters, "")
 
-    async def stream(self, request: VlmRequest) -> AsyncIterator[VlmChunk]:
+    async def stream(self, request: VlmRequest) -> AsyncGenerator[VlmChunk]:
         """Go on with a conversation; see `VlmEngine`."""
         sampling = request.sampling
         body = await self._body(request.messages, request.adapter)

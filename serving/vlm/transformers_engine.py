@@ -17,7 +17,7 @@ from serving.vlm.contract import LabelReading, VlmSpec, check_images, label_id
 from serving.vlm.stepper import AnswerWork, LabelWork, Stepper
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
     from pathlib import Path
 
     from models.vlm.checkpoint import VlmCheckpoint
@@ -87,7 +87,7 @@ class TransformersEngine:
         """Name to content hash of the adapters."""
         return dict(self._slots.hashes)
 
-    async def stream(self, request: VlmRequest) -> AsyncIterator[VlmChunk]:
+    async def stream(self, request: VlmRequest) -> AsyncGenerator[VlmChunk]:
         """Go on with a conversation; see `VlmEngine`."""
         self._admit()
         async with self._slots.hold(request.adapter) as slot:

@@ -25,7 +25,7 @@ from serving.vlm.adapter_slots import AdapterSlots
 from serving.vlm.contract import LabelReading, Token, VlmChunk, VlmSpec, check_images, label_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
     from pathlib import Path
 
     from models.vlm.inputs import Composer
@@ -90,7 +90,7 @@ class VllmEngine:
         """Name to content hash of the adapters."""
         return dict(self._slots.hashes)
 
-    async def stream(self, request: VlmRequest) -> AsyncIterator[VlmChunk]:
+    async def stream(self, request: VlmRequest) -> AsyncGenerator[VlmChunk]:
         """Go on with a conversation; see `VlmEngine`."""
         params = await asyncio.to_thread(self._params, request.sampling, request.constraint)
         tops = request.sampling.logprobs
@@ -150,7 +150,7 @@ class VllmEngine:
             return LabelReading(logprobs=logprobs, prompt_tokens=len(output.prompt_token_ids))
         raise RoboserveError("internal", "vlm: the engine gave no answer")
 
-    async def _generate(self, messages: tuple[Message, ...], params: Any, slot: str | None) -> AsyncIterator[Any]:
+    async def _generate(self, messages: tuple[Message, ...], params: Any, slot: str | None) -> AsyncGenerator[Any]:
         """Yield vLLM's outputs; an iterator that is closed early aborts the request there.
 
         Raises:

@@ -1,0 +1,82 @@
+"""A served vision-language model: one Ray Serve application, whose engine other applications may ask by a handle."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, cast
+
+from ray import serve
+
+from serving.exposure import proxy_host, refuse_an_open_door
+from serving.metrics import RayMetricsBridge
+from serving.vlm.config import VlmArgs
+from serving.vlm.server import VlmServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from models.vlm.messages import Message
+    from serving.ingress import Ingress
+    from serving.vlm.contract import LabelReading, VlmChunk, VlmRequest, VlmSpec
+
+logger = logging.getLogger("ray.serve")
+
+
+# The reasons of these values: as for policies (`serving.policy`), but for two.
+# - graceful shutdown: an answer under way is let end; it takes seconds.
+# - health checks: a start of vLLM takes tens of seconds, and nobody's robot holds for it.
+@serve.deployment(
+    name="VlmService",
+    max_ongoing_requests=1024,
+    max_queued_requests=64,
+    health_check_period_s=5,
+    health_check_timeout_s=30,
+    graceful_shutdown_wait_loop_s=1,
+    graceful_shutdown_timeout_s=60,
+)
+@serve.ingress()
+class VlmService:
+    """The deployment: a `VlmServer` inside a Ray Serve replica."""
+
+    async def __init__(self, args: VlmArgs) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        host = proxy_host()
+        refuse_an_open_door(args, host)
+        logger.info("starting", extra={"model": args.name, "proxy_host": host, "keys_file": args.auth.keys_file})
+        self._server = await VlmServer.start(args, replica=serve.get_replica_context().replica_id.unique_id)
+        self._bridge = RayMetricsBridge(self._server.metrics.registry)
+        self._bridge.start()
+
+    def __serve_build_asgi_app__(self) -> Ingress:
+        return self._server.app
+
+    async def describe(self) -> tuple[VlmSpec, dict[str, str]]:
+        """Tell another application what the engine runs; see `serving.vlm.app_engine`."""
+        return self._server.engine.spec, dict(self._server.engine.adapters)
+
+    async def engine_stream(self, request: VlmRequest) -> AsyncIterator[VlmChunk]:
+        """Answer another application."""
+        async for chunk in self._server.answer(request):
+            yield chunk
+
+    async def engine_labels(
+        self, messages: tuple[Message, ...], labels: tuple[str, ...], adapter: str | None
+    ) -> LabelReading:
+        """Read labels for another application."""
+        return await self._server.engine.labels(messages, labels, adapter=adapter)
+
+    def check_health(self) -> None:
+        """Ray Serve's health check; a failing replica is replaced."""
+        self._server.check_health()
+
+    async def __del__(self) -> None:
+        self._bridge.stop()
+        await self._server.close()
+
+
+def build(args: VlmArgs) -> serve.Application:
+    """Build the application: the `import_path` of a configuration file.
+
+    Ray Serve hands over a plain map, for it reads annotations that are evaluated and ours are not.
+    """
+    deployment = cast("serve.Deployment", VlmService)  # what the decorators make of the class
+    return deployment.bind(VlmArgs.model_validate(args))
