@@ -74,8 +74,7 @@ class RobometerNetwork(nn.Module):
         text: Any = config.text_config
         hidden: int = text.hidden_size
         self.model: Any = Qwen3VLModel(config)  # type: ignore[no-untyped-call]
-        embed: Any = self.model.visual.patch_embed
-        embed.proj.__class__ = _PatchProjection  # and not a new one, whose weights would be drawn anew
+        fast_patches(self.model.visual)
         self.progress_head = _head(hidden, bins)
         self.preference_head = _head(hidden, 1)
         self.success_head = _head(hidden, 1)
@@ -147,6 +146,11 @@ class RobometerNetwork(nn.Module):
             preference=chosen.new_empty(0),
             counts=(len(tree.levels),) * len(tree.members),
         )
+
+
+def fast_patches(visual: Any) -> None:
+    """Make a Qwen3-VL vision tower project its patches by a matrix product, in place; its weights stay."""
+    visual.patch_embed.proj.__class__ = _PatchProjection  # and not a new one, whose weights would be drawn anew
 
 
 class _PatchProjection(nn.Conv3d):

@@ -7,7 +7,8 @@ costs a tenth of MuJoCo's default look; a run on a machine without a display use
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Optional, Tuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -50,6 +51,33 @@ INTERFACE = RobotInterface(
 effort, -1 (open) to 1 (closed)."""
 
 
+@dataclass(frozen=True)
+class Decoration:
+    """A thing that is drawn and touches nothing.
+
+    Attributes:
+        shape: a MuJoCo geometry type (`mujoco.mjtGeom`) that three sizes describe.
+        size: its half sizes or radii, m, as that type has them; `position`: of its centre, m.
+        turn: angle about the vertical, rad; `colour`: red, green, blue and opacity, 0 to 1.
+    """
+
+    shape: int
+    size: Tuple[float, float, float]
+    position: Tuple[float, float, float]
+    turn: float
+    colour: Tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What draws a robot's scene, for those who change its looks: MuJoCo's model, data, renderer and free camera."""
+
+    model: Any
+    data: Any
+    renderer: Any
+    camera: Any
+
+
 class MetaWorldRobot:
     """One task of MetaWorld v3; a seed draws the scene (object and goal positions), and the same seed the same scene.
 
@@ -77,6 +105,7 @@ class MetaWorldRobot:
         self._env = _make_environment(self.task)
         self._renderer, self._camera = _make_renderer(self._env, image_size)
         self._scene: Optional[Array] = None
+        self._decorations: Tuple[Decoration, ...] = ()
         self._steps = 0
         self._success = False
         self._outcome = (0.0, False)
@@ -90,6 +119,17 @@ class MetaWorldRobot:
     def privileged_observation(self) -> Array:
         """The simulator's own observation, float64 (39,), with object and goal positions: no served policy sees it."""
         return self._require_scene().copy()
+
+    @property
+    def fingertips(self) -> Array:
+        """The point between the tips of the fingers, float64 (3,), m."""
+        self._require_scene()
+        return np.asarray(self._env.tcp_center, dtype=np.float64)
+
+    @property
+    def simulation(self) -> Simulation:
+        """What draws the scene; its looks may be changed, its physics may not."""
+        return Simulation(model=self._env.model, data=self._env.data, renderer=self._renderer, camera=self._camera)
 
     @property
     def outcome(self) -> Tuple[float, bool]:
@@ -124,6 +164,10 @@ class MetaWorldRobot:
         self._outcome = (float(reward), float(info["success"]) > 0.0)
         self._success = self._success or self._outcome[1]
 
+    def decorate(self, decorations: Sequence[Decoration]) -> None:
+        """Draw these things from now on, and no others that were asked for before."""
+        self._decorations = tuple(decorations)
+
     def finished(self) -> Optional[bool]:
         """Return True once the task was solved, False when the steps ran out, None before."""
         if self._success:
@@ -144,10 +188,23 @@ class MetaWorldRobot:
         import mujoco
 
         self._renderer.update_scene(self._env.data, self._camera)
+        for decoration in self._decorations:
+            _draw(self._renderer.scene, decoration)
         flags = self._renderer.scene.flags
         flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         return np.array(self._renderer.render(), dtype=np.uint8)
+
+
+def _draw(scene: Any, thing: Decoration) -> None:
+    import mujoco
+
+    turn = np.array([[np.cos(thing.turn), -np.sin(thing.turn), 0.0], [np.sin(thing.turn), np.cos(thing.turn), 0.0]])
+    pose = np.vstack([turn, [0.0, 0.0, 1.0]]).ravel()
+    drawn = scene.geoms[scene.ngeom]
+    colour = np.array(thing.colour, dtype=np.float32)
+    mujoco.mjv_initGeom(drawn, thing.shape, np.array(thing.size), np.array(thing.position), pose, colour)
+    scene.ngeom += 1
 
 
 def _make_environment(task: MetaWorldTask) -> Any:

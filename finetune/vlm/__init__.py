@@ -1,0 +1,1 @@
+"""Vision-language models: supervised finetuning of any, and the recipe of the embedded one."""
