@@ -89,6 +89,7 @@ class Adapters:
         """Forget what a slot holds."""
         self._slots.remove(slot)
         if self._slots:
+            self._peft.set_adapter(next(iter(self._slots)))
             self._peft.delete_adapter(slot)
         else:
             self._network = self._peft.unload()
