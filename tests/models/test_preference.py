@@ -148,7 +148,7 @@ def test_if_nobody_tells_anything_the_labeller_abstains_which_is_no_zero() -> No
         ("", None),
         ("The answer is 1", None),
         ("0\n1", 0),
-        ("１", None),
+        ("\uff11", None),
         ("0_1", None),
     ],
 )
