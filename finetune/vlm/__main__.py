@@ -142,6 +142,85 @@ def adapt(
     typer.echo(f"adapter: {folder}")
 
 
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Checkpoint.")] = WORK / "checkpoint",
+    data: DataOption = DATA,
+    out: Annotated[Path, typer.Option(help="Where the figures go.")] = WORK / "evaluation.json",
+    frames: Annotated[int, typer.Option(help="Most frames of a task in one look.")] = 20,
+    pairs: Annotated[int, typer.Option(help="Pairs of a task in one look.")] = 20,
+) -> None:
+    """Ask a checkpoint about scenes and looks that it never saw."""
+    from finetune.vlm.evaluate import EvaluateConfig, write
+    from finetune.vlm.evaluate import evaluate as run
+
+    with progress_bars() as bars:
+        known: dict[str, Any] = {}
+
+        def report(stage: str, count: int) -> None:
+            if stage not in known:
+                known[stage] = bars.add_task(stage, total=None, note="")
+            bars.advance(known[stage], count)
+
+        found = run(folder, EvaluateConfig(data=data, frames=frames, pairs=pairs), report=report)
+    typer.echo(f"evaluation: {write(found, out)}")
+
+
+@app.command()
+def card(
+    data: DataOption = DATA,
+    work: WorkOption = WORK,
+    memory: Annotated[str | None, typer.Option(help="A sentence on start-up time and memory.")] = None,
+) -> None:
+    """Draw examples and write the checkpoint's card from what was measured."""
+    from finetune.vlm.card import EXAMPLES, write_card
+    from finetune.vlm.drawings import draw_examples
+
+    draw_examples(work / "checkpoint", data, work / "checkpoint" / EXAMPLES)
+    typer.echo(f"card: {write_card(work, work / 'evaluation.json', memory=memory)}")
+
+
+@app.command()
+def finetune(
+    folder: Annotated[str, typer.Argument(help='Model folder, or "zoo:NAME".')],
+    conversations: Annotated[Path, typer.Argument(help="Conversations, one JSON map a line.")],
+    out: Annotated[Path, typer.Option(help="Run folder; goes on where it was stopped.")],
+    method: Annotated[Method, typer.Option(help="What is trained.")] = Method.LORA,
+    steps: StepsOption = 500,
+    batch: Annotated[int, typer.Option(help="Conversations in a step.")] = 8,
+    *,
+    micro: Annotated[int | None, typer.Option(help="Conversations in one forward; all of them when left out.")] = None,
+    learning_rate: RateOption = 1e-4,
+    rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 16,
+    dtype: Annotated[str, typer.Option(help="Of the base in computation.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Finetune any vision-language folder on conversations with pictures."""
+    from finetune.vlm.adapters import LoraSettings
+    from finetune.vlm.finetune import FinetuneConfig
+    from finetune.vlm.finetune import finetune as run
+    from finetune.vlm.train import TrainConfig
+    from models.folders import checkpoint_folder
+
+    loop = TrainConfig(
+        out=out, steps=steps, batch=batch, micro=micro, learning_rate=learning_rate, seed=seed, threads=threads
+    )
+    config = FinetuneConfig(
+        folder=checkpoint_folder(folder),
+        data=conversations,
+        train=loop,
+        method=method.value,
+        lora=LoraSettings(rank=rank, alpha=2 * rank),
+        dtype=dtype,
+        device=device,
+    )
+    with progress_bars() as bars:
+        made = run(config, report=_reporting(bars, method.value, steps))
+    typer.echo(f"made: {made}")
+
+
 def _reporting(bars: Progress, name: str, steps: int) -> Callable[[int, dict[str, float]], None]:
     bar: Any = bars.add_task(name, total=steps, note="")
     smooth: dict[str, float] = {}
