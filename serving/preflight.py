@@ -16,6 +16,7 @@ from models.folders import checkpoint_folder
 from serving.auth import KeyRing
 from serving.config import ConfigError, PlatformConfig, PolicyArgs, RewardArgs, ServiceArgs, load_config
 from serving.launch import HAPROXY_MAXCONN
+from serving.preference_config import PreferenceArgs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,9 +103,10 @@ def _models(config: PlatformConfig) -> Check:
     from serving.factory import load_factory
 
     served = [
-        (model.reward, "reward") if isinstance(model, RewardArgs) else (model.policy, "policy")
+        (getattr(model, field), field)
         for model in config.args.values()
-        if isinstance(model, (PolicyArgs, RewardArgs))
+        for kind, field in ((PolicyArgs, "policy"), (RewardArgs, "reward"), (PreferenceArgs, "labeller"))
+        if isinstance(model, kind)
     ]
     for settings, field in served:
         try:
