@@ -114,8 +114,8 @@ def _preference_table(preferences: Mapping[str, Any]) -> str:
             "Progress of a state: 1 - steps that the expert needs from it / steps it needs from the scene's start. "
             "Pairs that differ by 0.05 or more, in thirds by that gap; a pair counts as right when the likelier "
             "side is the nearer one (P(first) against P(second)); in brackets: its own label, where -1 is wrong. "
-            "Ties said: share of them labelled -1, and of pairs nearer than 0.05. Order bias: mean advantage of the one "
-            "shown first, -1 to 1.\n"
+            "Ties said: share of them labelled -1, and of pairs nearer than 0.05. Order bias: mean advantage of the "
+            "one shown first, -1 to 1.\n"
         ),
         (
             "| pairs | number | smallest third | middle | largest | all | ties said, apart / alike | order bias | "
