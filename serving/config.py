@@ -11,7 +11,7 @@ import difflib
 import importlib
 import typing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -67,7 +67,9 @@ class AuthSettings(Strict):
 
 
 class ServiceArgs(Strict):
-    """What the `args` of every served model share."""
+    """What the `args` of every served model share; `fixed_routes`: prefixes that need not end in the model's name."""
+
+    fixed_routes: ClassVar[tuple[str, ...]] = ()
 
     name: str = Field(pattern=NAME, description="the NAME of /policy/NAME")
     limits: LimitSettings = LimitSettings()
@@ -306,9 +308,12 @@ def _route_problems(raw: dict[str, Any], args: dict[str, BaseModel], lines: Line
     for index, application in enumerate(_applications(raw)):
         model = args.get(str(application.get("name", "default"))) if isinstance(application, dict) else None
         route = str(application.get("route_prefix", "/")) if model else "/"
-        if isinstance(model, ServiceArgs) and route != "/" and route.rpartition("/")[2] != model.name:
+        if not isinstance(model, ServiceArgs) or route in ("/", *model.fixed_routes):
+            continue
+        if route.rpartition("/")[2] != model.name:
             where = ("applications", index, "route_prefix")
-            text = f"{route!r} must be '/' or end in the model's name, {model.name!r}"
+            fixed = "".join(f", {name!r}" for name in model.fixed_routes)
+            text = f"{route!r} must be '/'{fixed} or end in the model's name, {model.name!r}"
             problems.append(Problem(line=lines.of(where), where=".".join(map(str, where)), text=text))
     return problems
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from serving.config import ServiceArgs, Strict
@@ -18,7 +20,9 @@ class VlmLimits(Strict):
 
 
 class VlmArgs(ServiceArgs):
-    """The `args` of a served vision-language model."""
+    """The `args` of a served vision-language model; at `/v1` clients of OpenAI's API look for one."""
+
+    fixed_routes: ClassVar[tuple[str, ...]] = ("/v1",)
 
     engine: EngineSettings
     vlm: VlmLimits = VlmLimits()

@@ -92,7 +92,10 @@ class Platform:
 
     def replicas(self, name: str) -> list[psutil.Process]:
         """Processes that serve one policy."""
-        title = f"ray::ServeReplica:policy-{name}:"
+        return self.processes(f"ray::ServeReplica:policy-{name}:")
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Processes whose command holds a text."""
         return [process for process in psutil.Process(self.process.pid).children(recursive=True) if _is(process, title)]
 
 
