@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -196,14 +197,17 @@ def finetune(
     except (RoboserveError, ValueError, FileNotFoundError) as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from error
-    typer.echo(f"checkpoint: {folder}")
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"checkpoint: {folder}")
 
 
 def _finetuned(config: FinetuneConfig) -> Path:
     from finetune.robometer.finetune import Watch
     from finetune.robometer.finetune import finetune as run
 
-    with progress_bars() as bars:
+    shown = progress_bars()
+    shown.disable = os.environ.get("RANK", "0") != "0"  # of many processes one draws
+    with shown as bars:
         bar = bars.add_task("pairs", total=config.steps, note="")
 
         def report(step: int, losses: dict[str, float]) -> None:

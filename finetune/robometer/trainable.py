@@ -72,7 +72,8 @@ class PairReader(nn.Module):
             for same in frames:
                 seen |= zip(same.places, self.network.see(same.patches, same.grid, len(same.places)), strict=True)
         readout = self.network(batch, [seen[place] for place in range(len(seen))])
-        return readout.progress, readout.success, readout.preference
+        # Copies of what are views: FSDP hooks outputs, and a view that is changed in place would lose its hook.
+        return readout.progress, readout.success.clone(), readout.preference.clone()
 
 
 def same_sizes(frames: Sequence[NDArray[np.uint8]], vision: Any, device: torch.device) -> list[SameSize]:

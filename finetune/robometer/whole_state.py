@@ -44,13 +44,15 @@ def gather(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 def spread(model: nn.Module, optimizer: Optimizer, flat: Mapping[str, Tensor]) -> None:
     """Put back what `gather` gave, in place; every process must call it with the same tensors."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
     weights: Any = {name.removeprefix(WEIGHTS): value for name, value in flat.items() if name.startswith(WEIGHTS)}
     moments: Any = {}
     for key, value in flat.items():
         if key.startswith(MOMENTS):
             name, _, kind = key.removeprefix(MOMENTS).rpartition("/")
             moments.setdefault(name, {})[kind] = value
-    now: Any = get_optimizer_state_dict(model, optimizer, options=options)
+    # Of whole states all but the first process get nothing, so the groups come from each one's own part.
+    own = StateDictOptions(ignore_frozen_params=True)
+    now: Any = get_optimizer_state_dict(model, optimizer, options=own)
+    options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
     set_model_state_dict(model, weights, options=options)
     set_optimizer_state_dict(model, optimizer, {**now, "state": moments}, options=options)

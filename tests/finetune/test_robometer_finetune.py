@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+import socket
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,7 +281,7 @@ def test_what_is_trained(base):
 
 def test_it_learns(base, data, tmp_path):
     seen = []
-    changes = {"mode": "full", "steps": 60, "batch": 4, "learning_rate": 3e-3, "checkpoint_every": 60}
+    changes = {"mode": "full", "steps": 40, "batch": 4, "learning_rate": 3e-3, "checkpoint_every": 40}
     finetune(config(base, data, tmp_path / "run", **changes), Watch(step=lambda step, losses: seen.append(losses)))
     totals = [sum(losses.values()) for losses in seen]
     assert np.mean(totals[-10:]) < 0.8 * np.mean(totals[:5])
@@ -385,3 +390,71 @@ def test_the_command_finetunes_the_embedded_model(data, tmp_path):
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "run/checkpoint/adapter_config.json").read_text())["r"] == 32
     assert load_reward(str(tmp_path / "run/checkpoint")).spec.id == "metaworld-robometer-run"
+
+
+def worker(rank: int, port: int, kind: str, settings: FinetuneConfig, dies_at: int) -> None:
+    """One of two processes on the CPU; the first one is killed after the step `dies_at`."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in ranks.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+    if kind == "fsdp":  # accelerate offers FSDP on GPUs alone, PyTorch on the CPU as well
+        PartialState(cpu=True)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        loaded = load_config_from_file(str(Path(recipe.__file__).parent / "accelerate/fsdp.yaml"))
+        os.environ |= {"ACCELERATE_USE_FSDP": "true"}
+        os.environ |= {name.upper(): str(value) for name, value in loaded.fsdp_config.items()}
+
+    def step(now, losses):
+        if now == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        finetune(settings, Watch(step=step))
+    except BaseException:  # noqa: BLE001  a forked child must not go on with its parent's tests
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def run_two(kind: str, settings: FinetuneConfig, *, dies_at: int = 0) -> list[int | None]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    both = [fork.Process(target=worker, args=(rank, port, kind, settings, dies_at)) for rank in range(2)]
+    for process in both:
+        process.start()
+    both[0].join(120)
+    if dies_at:
+        both[1].kill()
+    both[1].join(120)
+    for process in both:
+        process.kill()
+    return [process.exitcode for process in both]
+
+
+@pytest.mark.slow
+def test_two_processes_by_ddp_and_by_fsdp_agree_and_go_on_after_kill_9(base, data, tmp_path):
+    results = {}
+    for kind in ("ddp", "fsdp"):
+        changes = {"mode": "full", "vision": "last", "steps": 3, "forward_pairs": 1}
+        whole = config(base, data, tmp_path / kind, **changes)
+        assert run_two(kind, whole) == [0, 0]
+        killed = replace(whole, out=tmp_path / f"{kind}-killed")
+        assert run_two(kind, killed, dies_at=3)[0] == -signal.SIGKILL
+        assert not (killed.out / "checkpoint").exists()
+        assert run_two(kind, killed) == [0, 0]
+        for out in (whole.out, killed.out):
+            results[out.name] = load_file(out / "checkpoint/model.safetensors")
+    alone = load_file(finetune(config(base, data, tmp_path / "alone", **changes)) / "model.safetensors")
+    for name, value in results["ddp"].items():
+        for other in ("ddp-killed", "fsdp-killed"):
+            torch.testing.assert_close(
+                results[other][name], results[other.removesuffix("-killed")][name], rtol=0, atol=0
+            )
+        torch.testing.assert_close(results["fsdp"][name], value, rtol=1e-5, atol=1e-7)
+    assert any(not torch.equal(alone[name], value) for name, value in results["ddp"].items()), "the other's pairs count"
