@@ -141,7 +141,9 @@ def test_the_wheel_carries_the_code_the_configurations_and_the_checkpoints(tmp_p
     )
     names = {line.split()[0] for line in listing.stdout.splitlines()[1:]}
     wanted = {name for name in tracked if re.match(rf"({'|'.join(PACKAGES)})/.*\.py$", name)}
-    wanted |= {name for name in tracked if re.match(r"(serving/configs|models/zoo|finetune/robometer/accelerate)/", name)}
+    wanted |= {
+        name for name in tracked if re.match(r"(serving/configs|models/zoo|finetune/robometer/accelerate)/", name)
+    }
     assert wanted - names == set()
     assert {name.partition("/")[0] for name in names if "dist-info" not in name} <= set(PACKAGES)
 

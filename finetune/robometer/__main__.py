@@ -169,7 +169,7 @@ def finetune(
     try:
         sources = data_sources(
             {name: Path(folder) for name, folder in _named(data, "data").items()},
-            {name: float(share) for name, share in _named(cutoff or [], "cutoff").items()},
+            {name: _share(name, said) for name, said in _named(cutoff or [], "cutoff").items()},
             cameras=_grouped(camera or []),
             preference_only=preference_only or [],
         )
@@ -231,6 +231,15 @@ def _named(values: list[str], option: str) -> dict[str, str]:
             raise RoboserveError("invalid_request", f"{option}: {name} comes twice")
         found[name] = said
     return found
+
+
+def _share(name: str, said: str) -> float:
+    try:
+        return float(said)
+    except ValueError as error:
+        raise RoboserveError(
+            "invalid_request", f"cutoff: {said!r:.40} of dataset {name!r}, must be a number"
+        ) from error
 
 
 def _grouped(values: list[str]) -> dict[str, tuple[str, ...]]:
