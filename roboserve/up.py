@@ -115,12 +115,18 @@ def _wait(console: Console, process: subprocess.Popen[bytes], log: Path, config_
             shown = len(lines)
             if ended:
                 console.print(f"[red]The platform did not start[/red]; its log: {log}; the end of it:")
-                console.print("\n".join(lines[-_SAID_LINES:]), highlight=False, markup=False, soft_wrap=True)
+                console.print("\n".join(_reason(lines)), highlight=False, markup=False, soft_wrap=True)
                 return 1
             time.sleep(0.1)
     process.terminate()
     console.print(f"[red]Not ready after {_START_LIMIT_S:g} s[/red]; its log: {log}")
     return 1
+
+
+def _reason(lines: list[str]) -> list[str]:
+    """Return what a platform that ended gave as its reason, or the last that it said."""
+    failed = [at for at, line in enumerate(lines) if line.startswith("failed")]
+    return lines[failed[-1] :] if failed else lines[-_SAID_LINES:]
 
 
 def _print_ready(console: Console, url: str, config_path: Path) -> None:

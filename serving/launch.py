@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _REPLICA_PORT_COUNT = 256
 _OBJECT_STORE_BYTES = 150 * 1024 * 1024
 _LOGICAL_CPUS = 8
-_SAID_CHARS = 1000
+_SAID_FILES, _SAID_CHARS = 4, 600
 HAPROXY_MAXCONN = 2048
 """Connections of the local HAProxy, which wants about twice as many file descriptors."""
 HAPROXY_HARD_STOP_S = 3600
@@ -56,6 +56,8 @@ class RunningPlatform:
 
 def serve_environment(runtime_dir: Path) -> dict[str, str]:
     """Return the environment that Ray Serve must see before Ray is imported.
+
+    A proxy has a minute and a half to start: with Ray's quarter of one, a machine that is busy never gets one up.
 
     HAProxy takes Python's place in front (a tenth of the latency); user code runs on the replica's own loop, since ours
     never blocks it; draining replicas say good-bye within seconds, for robots reconnect at once. Ray starts replicas
@@ -86,6 +88,7 @@ def serve_environment(runtime_dir: Path) -> dict[str, str]:
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
     }
@@ -156,13 +159,10 @@ def _start(config: PlatformConfig, runtime_dir: Path) -> None:
 
 
 def _last_words(runtime_dir: Path) -> str:
-    """Return the ends of what Ray's processes wrote as errors; their files go with the platform."""
-    found = []
-    for path in sorted((runtime_dir / "session_latest" / "logs").glob("*.err")):
-        text = path.read_text("utf-8", errors="replace").strip()
-        if text:
-            found.append(f"\n{path.stem}: {text[-_SAID_CHARS:]}")
-    return "".join(found)
+    """Return the ends of what Ray's processes wrote as errors, the latest last; their files go with the platform."""
+    paths = [path for path in (runtime_dir / "session_latest" / "logs").glob("*.err") if path.stat().st_size]
+    latest = sorted(paths, key=lambda path: path.stat().st_mtime)[-_SAID_FILES:]
+    return "".join(f"\n{path.stem}: {path.read_text('utf-8', 'replace')[-_SAID_CHARS:].strip()}" for path in latest)
 
 
 def _local_url(config: PlatformConfig) -> str:
