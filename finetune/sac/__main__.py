@@ -24,6 +24,7 @@ def train(
         "progress"
     ),
     bonus: Annotated[float, typer.Option(help="For every step at which the served model sees success.")] = 0.0,
+    weight: Annotated[float, typer.Option(help="Factor of every reward.")] = 1.0,
     repeat: Annotated[int, typer.Option(help="Control steps that an action is held for.")] = 2,
     horizon: Annotated[int, typer.Option(help="Decisions of an episode.")] = 75,
     evaluate_every: Annotated[int, typer.Option(help="Decisions between evaluations.")] = 1000,
@@ -40,6 +41,7 @@ def train(
         task=task,
         reward=reward,
         shape=shape,
+        weight=weight,
         seed=seed,
         steps=steps,
         repeat=repeat,

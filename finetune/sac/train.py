@@ -8,9 +8,10 @@ to read only what it wrote itself, so a folder from somebody else must not be go
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import gymnasium
 import numpy as np
 import torch
 from stable_baselines3 import SAC
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import gymnasium
-
     from finetune.sac.environment import OwnReward
 
 SERVED = "served:"
@@ -46,6 +45,7 @@ class SacConfig:
         task: a name of `robot_client.robots.metaworld_tasks`.
         reward: "sparse", "env" or "served:ADDRESS" of a reward model, whose values are then all that is learned from.
         shape: what a step is paid for what the served model says.
+        weight: factor of every reward, whoever pays it: rewards far below 1 are drowned by what SAC pays for entropy.
         seed: of weights, exploration and scenes.
         steps: decisions in all; `warm_up`: uniformly random ones before learning.
         horizon: decisions of an episode; `repeat`: control steps of a decision, 2 for the 10 frames a second that the
@@ -61,6 +61,7 @@ class SacConfig:
     task: str
     reward: str
     shape: RewardShape = field(default_factory=RewardShape)
+    weight: float = 1.0
     seed: int = 0
     steps: int = 20_000
     warm_up: int = 1000
@@ -126,12 +127,18 @@ def make_environment(config: SacConfig) -> tuple[gymnasium.Env[Any, Any], dict[s
     """
     size: dict[str, Any] = {"horizon": config.horizon, "repeat": config.repeat, "image_size": config.image_size}
     if config.reward in ("sparse", "env"):
-        return MetaWorldEnv(config.task, own_reward=cast("OwnReward", config.reward), **size), None
+        own = MetaWorldEnv(config.task, own_reward=cast("OwnReward", config.reward), **size)
+        return gymnasium.wrappers.TransformReward(own, lambda reward: config.weight * float(reward)), None
     if not config.reward.startswith(SERVED):
         raise RoboserveError("invalid_request", f"reward: {config.reward!r}; allowed are sparse, env, served:ADDRESS")
     client = RewardClient(config.reward.removeprefix(SERVED), codec="raw")
     plain = MetaWorldEnv(config.task, **size)
-    env = RewardEnv(plain, client, plain.instruction, shape=config.shape, lag=config.lag, patience_s=config.patience_s)
+    shape = replace(
+        config.shape,
+        model_weight=config.weight * config.shape.model_weight,
+        success_bonus=config.weight * config.shape.success_bonus,
+    )
+    env = RewardEnv(plain, client, plain.instruction, shape=shape, lag=config.lag, patience_s=config.patience_s)
     contract = client.contract
     names = ("model", "revision", "content_hash", "dtype", "prompt_version", "frame_policy")
     return env, {name: str(getattr(contract, name)) for name in names}
