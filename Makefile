@@ -7,6 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
 EXTRAS ?= sim,train,record,vlm,dev
+# Half of a test's time is waiting for processes that it started, so two at a time take little more than one.
+WORKERS ?= 2
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -51,7 +53,7 @@ imports: $(STAMP) ## who may import whom
 	$(BIN)/lint-imports
 
 unit: $(STAMP) ## pytest (ARGS='-k wire' to choose)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
 format: $(STAMP) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
