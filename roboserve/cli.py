@@ -200,6 +200,63 @@ def score(
     raise typer.Exit(verb.run(command, api_key_file))
 
 
+ProtocolOption = Annotated[
+    Literal["one_token", "two_stage", "direct"] | None,
+    typer.Option(help="How the model is asked; its own first protocol when left out."),
+]
+SwapOption = Annotated[bool, typer.Option("--order-swap", help="Ask in both orders and take the mean.")]
+VotesOption = Annotated[int, typer.Option(min=1, max=64, help="Times each is asked; with two_stage only.")]
+ThresholdOption = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Least difference of both probabilities that is no tie.")
+]
+AdapterOption = Annotated[
+    str | None, typer.Option(help="Adapter of a checkpoint run here; `preference` where it has one, when left out.")
+]
+
+
+@app.command()
+def prefer(
+    first: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A picture (JPEG or PNG).")],
+    second: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Another.")],
+    *,
+    goal: Annotated[str, typer.Option(help="What is to be reached, in words.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="zoo:NAME or a checkpoint's folder to run it here; else a served labeller's name."),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="ws://HOST:PORT, or .../preference/NAME; the platform that `up` started when left out."),
+    ] = None,
+    protocol: ProtocolOption = None,
+    order_swap: SwapOption = False,
+    votes: VotesOption = 1,
+    tie_threshold: ThresholdOption = 0.0,
+    audit: Annotated[bool, typer.Option("--audit", help="Print the model's raw answers too.")] = False,
+    adapter: AdapterOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    api_key_file: KeyFileOption = None,
+) -> None:
+    """Ask which of two pictures is nearer to a goal."""
+    from finetune.preference.judges import AskOptions
+    from roboserve import prefer as verb
+
+    options = AskOptions(
+        protocol=protocol, order_swap=order_swap, votes=votes, tie_threshold=tie_threshold, audit=audit
+    )
+    command = verb.PreferCommand(
+        first=first,
+        second=second,
+        goal=goal,
+        model=model,
+        server=server,
+        adapter=adapter,
+        options=options,
+        as_json=as_json,
+    )
+    raise typer.Exit(verb.run(command, api_key_file))
+
+
 @evaluate_app.callback()
 def evaluate() -> None:
     """How good a model is, beside a baseline: tables, plots and JSON."""
@@ -250,6 +307,58 @@ def evaluate_reward(
         out=out,
     )
     raise typer.Exit(verb.reward(command, api_key_file))
+
+
+@evaluate_app.command("preference")
+def evaluate_preference(
+    model: Annotated[
+        str, typer.Argument(help="zoo:NAME, a checkpoint's folder, ws://HOST:PORT/preference/NAME, or `oracle`.")
+    ],
+    *,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="LeRobot v3 dataset with successful episodes, or a folder of such.")
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines with goal, first, second (picture files), first_value, second_value."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=3, help="Pairs drawn from --data.")] = 300,
+    split: Annotated[str, typer.Option(help="Which episodes, where the dataset has splits.")] = "validation",
+    camera: Annotated[str | None, typer.Option(help="Camera to judge by; needed unless there is one.")] = None,
+    protocol: ProtocolOption = None,
+    order_swap: Annotated[
+        bool, typer.Option("--order-swap/--one-order", help="Ask in both orders, which tells the order bias.")
+    ] = True,
+    votes: VotesOption = 1,
+    tie_threshold: ThresholdOption = 0.0,
+    audit: Annotated[bool, typer.Option("--audit", help="Keep the model's raw answers in the JSON.")] = False,
+    adapter: AdapterOption = None,
+    seed: Annotated[int, typer.Option(help="Seed of the pairs.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder; runs/evaluate-preference-TIME when left out.")
+    ] = None,
+    api_key_file: KeyFileOption = None,
+) -> None:
+    """Judge preference labels where the truth is known: accuracy by gap, ties, order bias, calibration."""
+    from finetune.preference.judges import AskOptions
+    from roboserve import evaluate_preference as verb
+
+    options = AskOptions(
+        protocol=protocol, order_swap=order_swap, votes=votes, tie_threshold=tie_threshold, audit=audit
+    )
+    command = verb.PreferenceCommand(
+        model=model,
+        data=tuple(data or ()),
+        pairs=pairs,
+        count=count,
+        split=split,
+        camera=camera,
+        adapter=adapter,
+        options=options,
+        seed=seed,
+        out=out,
+    )
+    raise typer.Exit(verb.run(command, api_key_file))
 
 
 @convert_app.callback()

@@ -1,0 +1,91 @@
+"""Which labeller a command asks, and how one is opened by name."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from clients.connection import parse_address
+from clients.errors import RoboserveError
+from finetune.preference.judges import LocalLabeller, ServedLabeller
+from models.folders import checkpoint_folder
+from roboserve import state
+
+if TYPE_CHECKING:
+    from finetune.preference.judges import PairJudge
+    from models.preference.contract import Labeller
+
+DEFAULT_MODEL, SERVED_MODEL = "zoo:metaworld-vlm", "vlm"
+ORACLE = "oracle"
+"""A labeller that is told the truth: only where pairs carry it."""
+
+
+def chosen_labeller(model: str | None, server: str | None) -> str:
+    """Return what to open: a served labeller's address where a platform is named or runs, else a checkpoint.
+
+    Raises:
+        RoboserveError: `invalid_request`.
+    """
+    if server is None and model is not None and (":" in model or model == ORACLE or checkpoint_folder(model).is_dir()):
+        return model
+    running = state.read()
+    if server is None and running is None:
+        if model is not None:
+            raise RoboserveError(
+                "invalid_request",
+                f"model: {model!r:.80} is neither zoo:NAME nor a folder, and no platform runs that serves it",
+            )
+        return DEFAULT_MODEL
+    address = server or "ws" + (running.url.removeprefix("http") if running else "")
+    if parse_address(address, family="preference").uri.endswith("/"):
+        return parse_address(address, model or SERVED_MODEL, family="preference").uri
+    return parse_address(address, model, family="preference").uri
+
+
+def open_labeller(name: str, *, api_key: str | None = None, adapter: str | None = None) -> PairJudge:
+    """Open a labeller: an address, zoo:NAME, a checkpoint's folder, or "oracle".
+
+    Args:
+        adapter: of a vision-language checkpoint; None takes the one named "preference" where it has one.
+
+    Raises:
+        RoboserveError: see `PreferenceClient`.
+        FileNotFoundError, ValueError, ImportError: the checkpoint cannot be used.
+    """
+    if "://" in name:
+        return ServedLabeller(name, api_key=api_key)
+    if name == ORACLE:
+        return LocalLabeller(_oracle)
+    folder = checkpoint_folder(name)
+    if (folder / "config.json").is_file() and _is_vlm(json.loads((folder / "config.json").read_text("utf-8"))):
+        return LocalLabeller(partial(_vlm, name, adapter))
+    return LocalLabeller(partial(_reward, name))
+
+
+def _is_vlm(config: Any) -> bool:
+    from models.vlm.checkpoint import FAMILIES
+
+    return isinstance(config, dict) and config.get("model_type") in FAMILIES and "architecture" not in config
+
+
+async def _oracle() -> Labeller:
+    from models.preference.oracle import OracleLabeller
+
+    return OracleLabeller(OracleLabeller.Config())
+
+
+async def _reward(name: str) -> Labeller:
+    from models.preference.reward import RewardLabeller
+
+    return RewardLabeller(RewardLabeller.Config(checkpoint=name))
+
+
+async def _vlm(name: str, adapter: str | None) -> Labeller:
+    from models.vlm.checkpoint import shipped_adapters
+    from serving.preference_vlm import VlmLabeller
+    from serving.vlm.engines import TransformersSettings
+
+    own = "preference" if "preference" in shipped_adapters(checkpoint_folder(name)) else None
+    settings = TransformersSettings(checkpoint=name)
+    return await VlmLabeller.start(VlmLabeller.Config(engine=settings, adapter=adapter or own))
