@@ -410,7 +410,7 @@ def convert_hamster(
 def bench(
     context: typer.Context,
     name: Annotated[
-        Literal["overhead", "fleet", "client_cost", "control_loop", "relabel", "relabel_kill", "rewards"],
+        Literal["overhead", "fleet", "client_cost", "control_loop", "relabel", "relabel_kill", "rewards", "vlm"],
         typer.Argument(help="Which benchmark."),
     ],
 ) -> None:
