@@ -151,8 +151,9 @@ def evaluate(
     pairs: Annotated[int, typer.Option(help="Pairs of a task in one look.")] = 20,
 ) -> None:
     """Ask a checkpoint about scenes and looks that it never saw."""
-    from finetune.vlm.evaluate import EvaluateConfig, write
     from finetune.vlm.evaluate import evaluate as run
+    from finetune.vlm.evaluate import write
+    from finetune.vlm.path_figures import EvaluateConfig
 
     with progress_bars() as bars:
         known: dict[str, Any] = {}

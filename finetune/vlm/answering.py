@@ -44,6 +44,12 @@ class Answering:
             name: self._adapters.load(name, place) for name, place in self._checkpoint.folder.adapters.items()
         }
         self._batch = batch
+        network: Any = self._checkpoint.network
+        self._grammars = Grammars(
+            self._checkpoint.tokenizer,
+            vocabulary=network.config.get_text_config().vocab_size,
+            ends=self._checkpoint.ends,
+        )
 
     @property
     def content_hash(self) -> str:
@@ -71,7 +77,7 @@ class Answering:
             report: told how many more are answered.
         """
         self._adapters.use(self._slots[adapter] if adapter else None)
-        style = self._path_prompt.answer.style
+        form = answer_regex(self._path_prompt.answer.style)
         answers: list[str] = []
         for first in range(0, len(images), self._batch):
             part = slice(first, first + self._batch)
@@ -80,7 +86,7 @@ class Answering:
                 for image, quest in zip(images[part], quests[part], strict=True)
             ]
             prompts = [self._checkpoint.composer.compose(turns) for turns in messages]
-            draws = [Draw(mask=self._mask(answer_regex(style)) if constrain else None) for _ in prompts]
+            draws = [Draw(mask=self._grammars.compile("regex", form) if constrain else None) for _ in prompts]
             answers += self._decoded(prompts, draws)
             if report is not None:
                 report(len(prompts))
@@ -104,16 +110,6 @@ class Answering:
             if report is not None:
                 report(len(prompts))
         return found
-
-    def _mask(self, regex: str) -> Any:
-        if not hasattr(self, "_grammars"):
-            network: Any = self._checkpoint.network
-            self._grammars = Grammars(
-                self._checkpoint.tokenizer,
-                vocabulary=network.config.get_text_config().vocab_size,
-                ends=self._checkpoint.ends,
-            )
-        return self._grammars.compile("regex", regex)
 
     def _decoded(self, prompts: Sequence[Prompt], draws: Sequence[Draw]) -> list[str]:
         decoding = Decoding(self._checkpoint, prompts, draws)

@@ -88,9 +88,8 @@ def _path_table(paths: Mapping[str, Any]) -> str:
         lines.append(
             f"| {titles.get(name, name)} | {row['questions']} | {_share(row['parsed_free'])} / "
             f"{_share(row['parsed_formed'])} | {row['point_error']:.4f} [{low:.4f}, {high:.4f}] | "
-            f"{row['from_start']:.4f} | {row['frechet']:.4f} | {row['change_f1']:.3f} | "
-            f"{'' if alone is None else format(alone['point_error'], '.4f')} | "
-            f"{format(blind[name], '.4f') if name in blind else ''} |"
+            f"{_figure(row['from_start'])} | {row['frechet']:.4f} | {row['change_f1']:.3f} | "
+            f"{_figure(None if alone is None else alone['point_error'])} | {_figure(blind.get(name))} |"
         )
     plain = others[PLAIN]
     lines.append(
@@ -125,11 +124,11 @@ def _preference_table(preferences: Mapping[str, Any]) -> str:
     ]
     for group, rows in preferences.items():
         for name, row in rows.items():
-            small, middle, large = (f"{third['forced']:.3f}" for third in row["thirds"])
+            small, middle, large = (_figure(third["forced"], 3) for third in row["thirds"])
             lines.append(
                 f"| {group.replace('_', ' ')}: {name} | {row['pairs']} | {small} | {middle} | {large} | "
                 f"{row['forced']:.3f} [{row['strict']:.3f}] | {row['tie_rate']:.2f} / "
-                f"{'' if row['alike_tie_rate'] is None else format(row['alike_tie_rate'], '.2f')} | "
+                f"{_figure(row['alike_tie_rate'], 2)} | "
                 f"{row['order_bias']:+.3f} | {row['order_gap']:.3f} | {row['ece']:.3f} |"
             )
     return "\n".join(lines) + "\n"
@@ -193,6 +192,11 @@ def _use(memory: str | None) -> str:
         "`path_prompt.json` and `preference_prompt.json`; it answers other wordings badly. Greedy decoding, at most "
         "128 tokens. Adapters are chosen by name. Licence: Apache-2.0.\n"
     )
+
+
+def _figure(value: float | None, digits: int = 4) -> str:
+    """Return a figure, or nothing where nothing was counted."""
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _share(value: float) -> str:
