@@ -251,6 +251,19 @@ def _grouped(values: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 @app.command()
+def average(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, the last of a chain first.")],
+    out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    *,
+    revision: Annotated[str, typer.Option(help="Its revision.")] = "1",
+) -> None:
+    """Make one model whose weights are the mean of several runs'."""
+    from finetune.robometer.average import average as mean
+
+    typer.echo(f"checkpoint: {mean(runs, out, revision=revision)}")
+
+
+@app.command()
 def card(
     evaluation: Annotated[Path, typer.Argument(help="`evaluation.json` of the checkpoint.")],
     run: Annotated[Path, typer.Option(help="Run folder of the pairs.")] = Path("runs/robometer/pairs"),

@@ -69,6 +69,11 @@ def _recipe(run: Path, vision: Path, found: Mapping[str, Any]) -> str:
         f"finetune.robometer vision --steps {tower['steps']} --seed {tower['seed']}",
         *(_command(folder) for folder in runs),
     ]
+    averaged = run_config(run).get("average")
+    if averaged:
+        commands.append(
+            f"finetune.robometer average {' '.join(averaged)} --out {run} --revision {run_config(run)['revision']}"
+        )
     listed = "".join(f"python -m {command}\n" for command in commands)
     evaluated = (
         f"roboserve evaluate reward {run}/checkpoint --data runs/rewards-data --every {found['config']['every']}"
@@ -83,16 +88,28 @@ def _recipe(run: Path, vision: Path, found: Mapping[str, Any]) -> str:
         "tower to read the simulator's state off a frame; it is then frozen. Stage two is Robometer's: pairs by four "
         "strategies, preference, progress and success in one forward. With pairs drawn as the reference draws them the "
         "model ignores the instruction, for a simulated scene gives its task away; from then on clips of other tasks "
-        "are common (`SIMULATED` in finetune/robometer/train.py).\n\n"
+        "are common (`SIMULATED` in finetune/robometer/train.py)."
+        + (_averaged(len(averaged)) if averaged else "")
+        + "\n\n"
         f"```\n{listed}{evaluated}\n```\n\n"
         f"{minutes[0]:.0f} minutes of stage one ({tower['steps']} steps of {tower['batch']} frames) and "
         f"{sum(minutes[1:]):.0f} of stage two ({stages}) on one shared CPU core.\n"
     )
 
 
+def _averaged(count: int) -> str:
+    return (
+        f" The weights are the mean of {count} runs of the chain: later runs know the words better, earlier ones rise "
+        "more steadily. Which runs were averaged was chosen, among three choices, on the rollouts of the table above."
+    )
+
+
 def _chain(run: Path) -> list[Path]:
-    """Return a run and those whose weights it started from, the first one first."""
-    start = run_config(run).get("start")
+    """Return a run and those whose weights it started from or is the mean of, the first one first."""
+    config = run_config(run)
+    if "average" in config:
+        return _chain(run.parent / Path(config["average"][0]).name)
+    start = config.get("start")
     return [*(_chain(run.parent / Path(start).name) if start else []), run]
 
 
