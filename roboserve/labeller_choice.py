@@ -13,6 +13,8 @@ from models.folders import checkpoint_folder
 from roboserve import state
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from finetune.preference.judges import PairJudge
     from models.preference.contract import Labeller
 
@@ -58,15 +60,20 @@ def open_labeller(name: str, *, api_key: str | None = None, adapter: str | None 
     if name == ORACLE:
         return LocalLabeller(_oracle)
     folder = checkpoint_folder(name)
-    if (folder / "config.json").is_file() and _is_vlm(json.loads((folder / "config.json").read_text("utf-8"))):
+    if _is_vlm(folder):
         return LocalLabeller(partial(_vlm, name, adapter))
     return LocalLabeller(partial(_reward, name))
 
 
-def _is_vlm(config: Any) -> bool:
+def _is_vlm(folder: Path) -> bool:
+    """Whether a folder is a vision-language model's own; a Robometer's is built on one, and says so in its own file."""
     from models.vlm.checkpoint import FAMILIES
 
-    return isinstance(config, dict) and config.get("model_type") in FAMILIES and "architecture" not in config
+    config = folder / "config.json"
+    if not config.is_file() or (folder / "robometer.json").is_file():
+        return False
+    raw: Any = json.loads(config.read_text("utf-8"))
+    return isinstance(raw, dict) and raw.get("model_type") in FAMILIES
 
 
 async def _oracle() -> Labeller:
