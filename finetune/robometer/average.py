@@ -42,9 +42,9 @@ def average(runs: Sequence[Path], out: Path, *, revision: str) -> Path:
         if shape != shapes[0]:
             raise ValueError(f"runs: the weights of {run.name} have other names or shapes than those of {runs[0].name}")
     folder = out / CHECKPOINT
-    shutil.copytree(
-        runs[0] / CHECKPOINT, folder, ignore=shutil.ignore_patterns("*.png", "evaluation.json", "README.md")
-    )
+    shutil.copytree(runs[0] / CHECKPOINT, folder, ignore=shutil.ignore_patterns("*.png", "evaluation.json", CARD))
+    settings = json.loads((folder / SETTINGS).read_text("utf-8"))
+    (folder / SETTINGS).write_text(json.dumps({**settings, "revision": revision}, indent=2) + "\n", "utf-8")
     mean = {
         name: torch.stack([weights[name].double() for weights in found]).mean(dim=0).to(value.dtype).contiguous()
         for name, value in found[0].items()
