@@ -102,15 +102,16 @@ def _array(value: NDArray[Any], field: str, limits: ClipLimits) -> Iterator[NDAr
     if value.ndim != 4 or value.shape[3] != 3:
         raise RoboserveError("invalid_image", f"{field}: shape {tuple(value.shape)}, needs (frames, height, width, 3)")
     _count(len(value), field, limits)
-    return (_frame(frame, f"{field}[{index}]", limits) for index, frame in enumerate(value))
+    return (decode_frame(frame, f"{field}[{index}]", limits) for index, frame in enumerate(value))
 
 
 def _list(value: list[Any], field: str, limits: ClipLimits) -> Iterator[NDArray[np.uint8]]:
     _count(len(value), field, limits)
-    return (_frame(frame, f"{field}[{index}]", limits) for index, frame in enumerate(value))
+    return (decode_frame(frame, f"{field}[{index}]", limits) for index, frame in enumerate(value))
 
 
-def _frame(value: Any, field: str, limits: ClipLimits) -> NDArray[np.uint8]:
+def decode_frame(value: Any, field: str, limits: ClipLimits) -> NDArray[np.uint8]:
+    """Decode one frame, JPEG or PNG bytes or a uint8 array; raises as `clip_frames`."""
     frame: NDArray[np.uint8] = decode_image(value, field=field, max_pixels=limits.pixels)
     _check_shape(frame.shape[1], frame.shape[0], field, limits)
     return frame

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from models.preference.combine import combined, one_hot, require_sane
 from models.preference.contract import TIE, LabellerSpec, Protocols, Reading, Reply, Usage
 from models.preference.prompt import FILE, GENERAL_PROMPT, PreferencePrompt, chances_of, parse_label
 from serving.together import together
-from serving.vlm.contract import Sampling, VlmRequest
+from serving.vlm.contract import Sampling, VlmRequest, answering_hash
 from serving.vlm.engines import EngineSettings, LocalSettings, make_engine
 
 if TYPE_CHECKING:
@@ -115,8 +114,7 @@ class VlmLabeller:
         adapter = self._config.adapter
         if adapter is None:
             return self._spec
-        both = f"{self._spec.content_hash}:{adapter}:{self._engine.adapters.get(adapter, '')}"
-        return replace(self._spec, content_hash=hashlib.sha256(both.encode()).hexdigest())
+        return replace(self._spec, content_hash=answering_hash(self._engine, adapter))
 
     async def label(self, pairs: Sequence[Pair], options: LabelOptions) -> list[Judgement]:
         """Label pairs; see `Labeller.label`, and `VlmEngine` for the errors of an engine."""

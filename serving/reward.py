@@ -13,6 +13,7 @@ from ray import serve
 from serving.config import RewardArgs
 from serving.exposure import proxy_host, refuse_an_open_door
 from serving.metrics import RayMetricsBridge
+from serving.replicas import most_replicas
 from serving.reward_server import RewardServer
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class RewardService:
         # The forward shares the interpreter with the event loop: a shorter switch keeps the other sessions answered.
         sys.setswitchinterval(0.0005)
         context = serve.get_replica_context()
-        self._server = RewardServer(args, replica=context.replica_id.unique_id, replicas=_replicas(context))
+        self._server = RewardServer(args, replica=context.replica_id.unique_id, replicas=most_replicas(context))
         # After the model is there: a start that yields to a busy fleet would take for ever. On Linux a priority is a
         # thread's own and passed on to threads made later, here the forward's and the decoders', made on first use.
         os.nice(args.rewards.niceness)
@@ -64,13 +65,6 @@ class RewardService:
     async def __del__(self) -> None:
         self._bridge.stop()
         await self._server.close()
-
-
-def _replicas(context: serve.context.ReplicaContext) -> int:
-    """Return how many replicas there may be at most."""
-    config = context._deployment_config  # noqa: SLF001  Ray tells a replica its own number of siblings nowhere else
-    scaling = config.autoscaling_config
-    return int(scaling.max_replicas if scaling is not None else config.num_replicas or 1)
 
 
 def build(args: RewardArgs) -> serve.Application:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from clients.errors import RoboserveError
 from clients.wire import encode, with_entry
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from serving.auth import Principal
     from serving.policy_server import ActOutcome, PolicyServer
     from serving.requests import ActRequest
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,28 @@ async def answered(work: Awaitable[bytes], message: dict[str, Any], *, service: 
         return Answer(body=body)
     log_error(error, service=service, transport="native")
     return Answer(body=encode(error.to_map()), error=error)
+
+
+async def in_time(work: Awaitable[Result], deadline_ms: float | None, received: float, *, missing: str) -> Result:
+    """Wait for work until a request's deadline; what is late is withdrawn.
+
+    Args:
+        deadline_ms: from receipt; None waits for ever.
+        received: `time.perf_counter` at receipt.
+        missing: what was not there by then, for the message.
+
+    Raises:
+        RoboserveError: `deadline_exceeded`.
+    """
+    if deadline_ms is None:
+        return await work
+    left = deadline_ms / 1e3 - (time.perf_counter() - received)
+    try:
+        async with asyncio.timeout(max(0.0, left)):
+            return await work
+    except TimeoutError:
+        text = f"deadline_ms: {deadline_ms:g}, passed before {missing}"
+        raise RoboserveError("deadline_exceeded", text) from None
 
 
 def kind_of_message(message: dict[str, Any], known: Sequence[str], *, service: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from clients.errors import RoboserveError
 from serving.dialects.openai_schema import parse_chat
@@ -15,15 +15,45 @@ from serving.service import HttpReply, HttpStream, Route
 from serving.vlm.contract import VlmRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
+    from serving.config import LimitSettings
     from serving.dialects.openai_schema import Chat
+    from serving.metrics import ServiceMetrics
     from serving.service import HttpRequest
-    from serving.vlm.contract import Token, VlmChunk
-    from serving.vlm.server import VlmServer
+    from serving.vlm.config import VlmLimits
+    from serving.vlm.contract import Token, VlmChunk, VlmEngine
 
 _JSON = "application/json"
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class ChatServer(Protocol):
+    """What the dialect needs of a served model."""
+
+    name: str
+    created: int
+    engine: VlmEngine
+    limits: LimitSettings
+    vlm_limits: VlmLimits
+
+    @property
+    def metrics(self) -> ServiceMetrics:
+        """Where requests are counted."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What the model may be called, its own name first."""
+        ...
+
+    def adapter_of(self, model: str) -> str | None:
+        """Return the adapter that a name stands for; raises `not_found`."""
+        ...
+
+    def answer(self, request: VlmRequest) -> AsyncGenerator[VlmChunk]:
+        """Ask the engine, and count what it says."""
+        ...
 
 
 class OpenaiChat:
@@ -33,7 +63,7 @@ class OpenaiChat:
         server: what answers.
     """
 
-    def __init__(self, server: VlmServer) -> None:
+    def __init__(self, server: ChatServer) -> None:
         self._server = server
         self.routes = {
             ("GET", "/models"): Route(handler=self._models, error_body=error_body),
@@ -42,7 +72,6 @@ class OpenaiChat:
 
     async def _models(self, _request: HttpRequest) -> HttpReply:
         server = self._server
-        names = [server.name, *server.engine.adapters]
         listed = [
             {
                 "id": name,
@@ -53,7 +82,7 @@ class OpenaiChat:
                 "parent": None if name == server.name else server.name,
                 "max_model_len": server.engine.spec.context,
             }
-            for name in names
+            for name in server.names
         ]
         return HttpReply(body=json.dumps({"object": "list", "data": listed}).encode(), content_type=_JSON)
 

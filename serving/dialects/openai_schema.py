@@ -19,6 +19,8 @@ from models.vlm.messages import Message
 from serving.vlm.contract import Constraint, Sampling
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from serving.vlm.config import VlmLimits
 
 _DATA = "data:image/"
@@ -152,9 +154,7 @@ def parse_chat(body: bytes, limits: VlmLimits, *, images: int, pixels: int) -> C
         RoboserveError: `malformed`, `invalid_request`, `invalid_image` or `too_large`, naming field and limit.
     """
     request = read_model(body, ChatRequest)
-    if len(request.messages) > limits.messages:
-        raise RoboserveError("too_large", f"messages: {len(request.messages)}, limit {limits.messages}")
-    messages = tuple(_message(turn, index, pixels) for index, turn in enumerate(_counted(request, limits, images)))
+    messages = read_turns(request.messages, limits, images=images, pixels=pixels)
     wanted = request.max_completion_tokens or request.max_tokens or min(limits.default_tokens, limits.answer_tokens)
     if wanted > limits.answer_tokens:
         raise RoboserveError("too_large", f"max_tokens: {wanted}, limit {limits.answer_tokens}")
@@ -179,6 +179,14 @@ def parse_chat(body: bytes, limits: VlmLimits, *, images: int, pixels: int) -> C
         stream=request.stream,
         include_usage=request.stream_options is not None and request.stream_options.include_usage,
     )
+
+
+def read_turns(turns: Sequence[Turn], limits: VlmLimits, *, images: int, pixels: int) -> tuple[Message, ...]:
+    """Return a conversation with its images decoded; counts are checked before a pixel is. Raises as `parse_chat`."""
+    if len(turns) > limits.messages:
+        raise RoboserveError("too_large", f"messages: {len(turns)}, limit {limits.messages}")
+    _count(turns, limits, images)
+    return tuple(_message(turn, index, pixels) for index, turn in enumerate(turns))
 
 
 def read_model(body: bytes, model: type[ModelT]) -> ModelT:
@@ -219,17 +227,15 @@ def inline_image(url: str, *, field: str, pixels: int) -> Any:
     return decode_image(raw, field=field, max_pixels=pixels)
 
 
-def _counted(request: ChatRequest, limits: VlmLimits, images: int) -> list[Turn]:
-    """Check counts before a pixel is decoded."""
-    parts = [part for turn in request.messages if not isinstance(turn.content, str) for part in turn.content]
+def _count(turns: Sequence[Turn], limits: VlmLimits, images: int) -> None:
+    parts = [part for turn in turns if not isinstance(turn.content, str) for part in turn.content]
     shown = sum(isinstance(part, ImagePart) for part in parts)
     if shown > images:
         raise RoboserveError("too_large", f"messages: {shown} images, limit {images}")
-    texts = [turn.content for turn in request.messages if isinstance(turn.content, str)]
+    texts = [turn.content for turn in turns if isinstance(turn.content, str)]
     chars = sum(map(len, texts)) + sum(len(part.text) for part in parts if isinstance(part, TextPart))
     if chars > limits.text_chars:
         raise RoboserveError("too_large", f"messages: {chars} characters of text, limit {limits.text_chars}")
-    return request.messages
 
 
 def _message(turn: Turn, index: int, pixels: int) -> Message:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from clients.errors import RoboserveError
 from clients.wire import encode
-from serving.dialects.messages import Answer, answered, kind_of_message
+from serving.dialects.messages import Answer, answered, in_time, kind_of_message
 from serving.dialects.native import NativeDialect
 from serving.fields import short_text
 from serving.preference_answers import LabelTally
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from serving.auth import Principal
     from serving.preference_answers import PairAnswer
-    from serving.preference_requests import LabelRequest
     from serving.preference_server import PreferenceServer
     from serving.websocket import WebsocketSession
 
@@ -92,7 +90,8 @@ class PreferenceMessages:
                 part = {"type": "label", "request_id": request_id, "index": index}
                 await emit(encode({**part, "pair": _pair_map(answer, audit=request.audit)}))
 
-        pairs = await _in_time(server.answers.label(request, account, tally, on_label=send), request, received)
+        work = server.answers.label(request, account, tally, on_label=send)
+        pairs = await in_time(work, request.deadline_ms, received, missing="every pair had its label")
         reply = {
             "type": "labels",
             "request_id": request_id,
@@ -123,23 +122,6 @@ class PreferenceDialect(NativeDialect):
             await session.send(answer.body)
         except PeerGoneError:  # the session itself notices on its next receive
             return
-
-
-async def _in_time(work: Awaitable[list[PairAnswer]], request: LabelRequest, received: float) -> list[PairAnswer]:
-    """Wait for labels until the request's deadline; what is late is withdrawn.
-
-    Raises:
-        RoboserveError: `deadline_exceeded`.
-    """
-    if request.deadline_ms is None:
-        return await work
-    left = request.deadline_ms / 1e3 - (time.perf_counter() - received)
-    try:
-        async with asyncio.timeout(max(0.0, left)):
-            return await work
-    except TimeoutError:
-        text = f"deadline_ms: {request.deadline_ms:g}, passed before every pair had its label"
-        raise RoboserveError("deadline_exceeded", text) from None
 
 
 def _pair_map(answer: PairAnswer, *, audit: bool) -> dict[str, Any]:

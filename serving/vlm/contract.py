@@ -7,6 +7,7 @@ numbers whichever engine reads them.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -149,6 +150,14 @@ def label_id(tokenizer: Any, label: str) -> int:
     if len(ids) != 1:
         raise RoboserveError("invalid_request", f"labels: {label[:32]!r} is {len(ids)} tokens, must be one")
     return int(ids[0])
+
+
+def answering_hash(engine: VlmEngine, adapter: str | None) -> str:
+    """Return what pins an answer's weights, SHA-256 in hex: the base's hash, or one of it and the adapter's."""
+    base = engine.spec.content_hash
+    if adapter is None:
+        return base
+    return hashlib.sha256(f"{base}:{adapter}:{engine.adapters.get(adapter, '')}".encode()).hexdigest()
 
 
 class VlmEngine(Protocol):

@@ -70,6 +70,11 @@ class VlmServer:
         """Start the engine and the server; raises as `make_engine`."""
         return cls(args, await make_engine(args.engine), replica=replica)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What callers may name: the model, and its adapters."""
+        return (self.name, *self.engine.adapters)
+
     def adapter_of(self, model: str) -> str | None:
         """Return the adapter that a caller's model name stands for; None is the base.
 
@@ -80,7 +85,7 @@ class VlmServer:
             return None
         if model in self.engine.adapters:
             return model
-        known = ", ".join((self.name, *self.engine.adapters))
+        known = ", ".join(self.names)
         raise RoboserveError("not_found", f"model: no {model[:64]!r} is served here; served are {known}")
 
     async def answer(self, request: VlmRequest) -> AsyncGenerator[VlmChunk]:
