@@ -29,7 +29,8 @@ def calibration_figure(found: Calibration, name: str) -> Figure:
     ]
     left.set_xticks(list(places), spans)
     left.set(ylim=(0, 103), ylabel="%", title=f"{name}: {found.pairs} pairs")
-    left.legend(["chance", "right, of the decided", "ties"], fontsize=8, frameon=False, labelcolor=_INK)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 3}
+    left.legend(["chance", "right, of the decided", "ties"], fontsize=8, frameon=False, labelcolor=_INK, **below)
     right.plot((0.5, 1.0), (0.5, 1.0), color="#b0b7c3", linestyle="--", linewidth=1.2)
     for confidence, share, pairs in found.reliability:
         size = 20 + 180 * pairs / max(1, found.pairs)
