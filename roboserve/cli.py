@@ -257,6 +257,47 @@ def prefer(
     raise typer.Exit(verb.run(command, api_key_file))
 
 
+@app.command()
+def path(
+    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A picture (JPEG or PNG).")],
+    *,
+    task: Annotated[str, typer.Option(help="What is to be done in it, in words.")],
+    out: Annotated[Path, typer.Option(help="Picture to write, with the path on it.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="zoo:NAME or a checkpoint's folder to run it here; else a served predictor's name."),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="ws://HOST:PORT, or .../path/NAME; the platform that `up` started when left out."),
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Adapter of a checkpoint run here; `path` where it has one, when left out.")
+    ] = None,
+    view: Annotated[
+        Literal["none", "center_crop", "pad", "stretch"] | None,
+        typer.Option(help="How the model sees the picture; the server's own when left out."),
+    ] = None,
+    max_points: Annotated[int | None, typer.Option(min=1, help="Most points of the answer.")] = None,
+    style: Annotated[Literal["demo", "policy"], typer.Option(help="How the path is drawn.")] = "demo",
+    structured: Annotated[
+        bool | None, typer.Option("--structured/--free", help="Allow only answers that are paths, or any.")
+    ] = None,
+    audit: Annotated[bool, typer.Option("--audit", help="Print the model's raw answer too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    api_key_file: KeyFileOption = None,
+) -> None:
+    """Ask for the path that a gripper is to take through a picture, and draw it."""
+    from clients.path import PathAsk
+    from roboserve import path as verb
+
+    ask = PathAsk(view=view, structured=structured, max_points=max_points, draw=style, audit=audit)
+    command = verb.PathCommand(
+        image=image, task=task, out=out, server=server, model=model, adapter=adapter, ask=ask, as_json=as_json
+    )
+    raise typer.Exit(verb.run(command, api_key_file))
+
+
 @evaluate_app.callback()
 def evaluate() -> None:
     """How good a model is, beside a baseline: tables, plots and JSON."""

@@ -53,7 +53,7 @@ class PathMessages:
         kind = kind_of_message(message, KINDS, service=self._server.name)
         request_id = short_text(message, "request_id")
         if kind == "path":
-            reply = await self._path(message, received)
+            reply = await self.path(message, received)
         elif kind == "open":
             reply = await self._open(message, principal, received)
         elif kind == "requery":
@@ -67,7 +67,12 @@ class PathMessages:
             reply = {"type": "pong"}
         return encode({**reply, "request_id": request_id})
 
-    async def _path(self, message: dict[str, Any], received: float) -> dict[str, Any]:
+    async def path(self, message: dict[str, Any], received: float) -> dict[str, Any]:
+        """Return the reply to a `path` message, without an id; `received`: `time.perf_counter` at receipt.
+
+        Raises:
+            RoboserveError: as `PathParser.path` and `PathAnswers.answer`, and `deadline_exceeded`.
+        """
         request, tally = self._server.parser.path(message), PathTally()
         work = self._server.answers.answer(request.queries, request.options, tally)
         found = await in_time(work, request.deadline_ms, received, missing=_LATE)
