@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from clients.contract import PROTOCOL
 from clients.errors import RoboserveError
-from clients.wire import WireLimits, decode, encode
+from clients.wire import WireLimits
 from models.policies.contract import ActionChunk, ActItem
 from serving.auth import KeyRing
 from serving.batcher import Batcher, BatchSettings, Served
@@ -23,9 +22,10 @@ from serving.dialects.native import NativeDialect
 from serving.dialects.openpi import OpenpiDialect
 from serving.ingress import Ingress
 from serving.metrics import ServiceMetrics
+from serving.native_http import NativeRoute, read_map, standard_routes
 from serving.policy_model import checked_forward, contract_of, make_policy, warm_up
 from serving.requests import ActRequest, parse_act
-from serving.service import MSGPACK, Dialect, HttpReply, HttpRequest, Route
+from serving.service import Dialect, Route
 from serving.sessions import ChunkMemory, SessionKey
 
 if TYPE_CHECKING:
@@ -81,11 +81,8 @@ class PolicyServer:
             None: OpenpiDialect(self, args.openpi),
         }
         self.routes = {
-            ("GET", "/healthz"): Route(handler=self._healthz, access="public"),
-            ("GET", "/contract"): Route(handler=self._contract),
-            ("GET", "/metrics"): Route(handler=self._metrics_text, access="operator"),
-            ("POST", "/act"): Route(handler=self._act_http),
-            ("POST", "/reset"): Route(handler=self._reset_http),
+            **standard_routes(self, self.contract.to_map),
+            **{("POST", f"/{kind}"): Route(handler=self._route(kind)) for kind in ("act", "reset")},
         }
         self.app = Ingress(self, limits=args.limits, keys=_keys(args), metrics=self.metrics)
         started = time.perf_counter()
@@ -112,10 +109,7 @@ class PolicyServer:
         Raises:
             RoboserveError: `malformed` or `too_large`.
         """
-        message = decode(data, self._wire_limits)
-        if not isinstance(message, dict):
-            raise RoboserveError("malformed", "message: must be a map")
-        return message
+        return read_map(data, self._wire_limits)
 
     async def parse(self, message: dict[str, Any], *, session: str) -> ActRequest:
         """Check an act request; images of any size worth it are decoded off the event loop."""
@@ -195,36 +189,9 @@ class PolicyServer:
         with self.metrics.counted(received):
             yield
 
-    async def _act_http(self, request: HttpRequest) -> HttpReply:
-        return await self._native_http(request, "act")
-
-    async def _reset_http(self, request: HttpRequest) -> HttpReply:
-        return await self._native_http(request, "reset")
-
-    async def _native_http(self, request: HttpRequest, kind: str) -> HttpReply:
-        message = self.decode(request.body)
-        given = message.setdefault("type", kind)
-        if not isinstance(given, str) or given != kind:
-            raise RoboserveError("invalid_request", f"type: {given!r:.40} does not belong to this route")
-        principal = cast("Principal", request.principal)  # no native route is public
-        # A request that names no session has none: callers of HTTP must not replace each other's requests.
-        answer = await self._native.answer(message, principal, session="", received=request.received)
-        return HttpReply(body=answer.body, status=200 if answer.error is None else answer.error.kind.http)
-
-    async def _healthz(self, _request: HttpRequest) -> HttpReply:
-        try:
-            self.check_health()
-        except RuntimeError as error:
-            raise RoboserveError("unavailable", str(error)) from error
-        return HttpReply(body=b"OK\n", content_type="text/plain")
-
-    async def _contract(self, request: HttpRequest) -> HttpReply:
-        if MSGPACK.encode() in request.headers.get(b"accept", b""):
-            return HttpReply(body=encode(self.contract.to_map()))
-        return HttpReply(body=json.dumps(self.contract.to_map(), indent=2).encode(), content_type="application/json")
-
-    async def _metrics_text(self, _request: HttpRequest) -> HttpReply:
-        return HttpReply(body=self.metrics.text(), content_type="text/plain; version=0.0.4")
+    def _route(self, kind: str) -> NativeRoute:
+        # an observation is decoded in less time than a thread takes it
+        return NativeRoute(self._native, kind, self._wire_limits, inline_bytes=self.limits.message_bytes)
 
 
 def _keys(args: PolicyArgs) -> KeyRing:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from clients.contract import PROTOCOL
 from clients.errors import RoboserveError
 from clients.reward_contract import RewardContract
-from clients.wire import WireLimits, decode, encode
+from clients.wire import WireLimits
 from models.rewards.frames import MODES
 from serving.auth import KeyRing
 from serving.batcher import Batcher, BatchSettings
@@ -26,11 +25,12 @@ from serving.factory import make_model
 from serving.feature_cache import Frame
 from serving.ingress import Ingress
 from serving.metrics import RewardMetrics
+from serving.native_http import NativeRoute, read_map, standard_routes
 from serving.reward_answers import RewardAnswers
 from serving.reward_engine import RewardEngine, ScoreWork
 from serving.reward_requests import ONLY_CAMERA, RewardParser, session_of
 from serving.reward_sessions import StreamKey, Streams
-from serving.service import MSGPACK, Dialect, HttpReply, HttpRequest, Route
+from serving.service import Dialect, Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,13 +97,13 @@ class RewardServer:
         }
         self.dialects[None] = self.dialects[PROTOCOL]
         self.routes = {
-            ("GET", "/healthz"): Route(handler=self._healthz, access="public"),
-            ("GET", "/contract"): Route(handler=self._contract),
-            ("GET", "/metrics"): Route(handler=self._metrics_text, access="operator"),
+            **standard_routes(self, self.contract.to_map),
             **RobometerEval(self, upload_bytes=self.settings.upload_bytes).routes,
         }
         for kind in ("score", "compare", "open", "append", "close"):
-            self.routes["POST", f"/{kind}"] = Route(handler=_NativeRoute(self, self._messages, kind))
+            same = replicas if kind == "open" else 1
+            route = NativeRoute(self._messages, kind, self._wire, replicas=same)
+            self.routes["POST", f"/{kind}"] = Route(handler=route)
         keys = KeyRing.load(Path(args.auth.keys_file) if args.auth.keys_file else None)
         self.app = Ingress(self, limits=args.limits, keys=keys, metrics=self.metrics)
         started = time.perf_counter()
@@ -139,10 +139,7 @@ class RewardServer:
         Raises:
             RoboserveError: `malformed` or `too_large`.
         """
-        message = decode(data, self._wire)
-        if not isinstance(message, dict):
-            raise RoboserveError("malformed", "message: must be a map")
-        return message
+        return read_map(data, self._wire)
 
     def deadline(self, header: Header, received: float) -> float | None:
         """Return a request's deadline on the batcher's clock; `received`: `time.perf_counter` at receipt."""
@@ -189,43 +186,6 @@ class RewardServer:
     def close_stream(self, message: dict[str, Any], principal: Principal) -> None:
         """Forget a streaming session; one that is gone already is no error."""
         self.streams.close(StreamKey(principal.id, session_of(message)))
-
-    async def _healthz(self, _request: HttpRequest) -> HttpReply:
-        try:
-            self.check_health()
-        except RuntimeError as error:
-            raise RoboserveError("unavailable", str(error)) from error
-        return HttpReply(body=b"OK\n", content_type="text/plain")
-
-    async def _contract(self, request: HttpRequest) -> HttpReply:
-        if MSGPACK.encode() in request.headers.get(b"accept", b""):
-            return HttpReply(body=encode(self.contract.to_map()))
-        return HttpReply(body=json.dumps(self.contract.to_map(), indent=2).encode(), content_type="application/json")
-
-    async def _metrics_text(self, _request: HttpRequest) -> HttpReply:
-        return HttpReply(body=self.metrics.text(), content_type="text/plain; version=0.0.4")
-
-
-class _NativeRoute:
-    """The HTTP route of one kind of native message."""
-
-    def __init__(self, server: RewardServer, messages: RewardMessages, kind: str) -> None:
-        self._server, self._messages, self._kind = server, messages, kind
-
-    async def __call__(self, request: HttpRequest) -> HttpReply:
-        message = await asyncio.to_thread(self._server.decode, request.body)
-        given = message.setdefault("type", self._kind)
-        if given != self._kind:
-            raise RoboserveError("invalid_request", f"type: {given!r:.40} does not belong to this route")
-        if self._kind == "open" and self._server.replicas > 1:
-            raise RoboserveError(
-                "invalid_request",
-                f"type: open over HTTP, where any of {self._server.replicas} replicas may get the next frame; "
-                "open the session over the websocket, which stays with one",
-            )
-        principal = cast("Principal", request.principal)  # no native route is public
-        answer = await self._messages.answer(message, principal, session="", received=request.received)
-        return HttpReply(body=answer.body, status=200 if answer.error is None else answer.error.kind.http)
 
 
 def _contract(model: RewardModel, args: RewardArgs) -> RewardContract:

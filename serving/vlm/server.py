@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from serving.dialects.openai_chat import OpenaiChat
 from serving.dialects.openai_schema import read_model
 from serving.ingress import Ingress
 from serving.metrics import VlmMetrics
+from serving.native_http import standard_routes
 from serving.service import Dialect, HttpReply, HttpRequest, Route
 from serving.vlm.engines import make_engine
 
@@ -55,9 +56,7 @@ class VlmServer:
         self.metrics = VlmMetrics(model=args.name, replica=replica)
         self.dialects: dict[str | None, Dialect] = {}
         self.routes = {
-            ("GET", "/healthz"): Route(handler=self._healthz, access="public"),
-            ("GET", "/contract"): Route(handler=self._contract),
-            ("GET", "/metrics"): Route(handler=self._metrics_text, access="operator"),
+            **standard_routes(self, self._contract),
             ("POST", "/adapters/load"): Route(handler=self._load_adapter, access="operator"),
             ("POST", "/adapters/unload"): Route(handler=self._unload_adapter, access="operator"),
             **OpenaiChat(self).routes,
@@ -112,16 +111,9 @@ class VlmServer:
         """End the engine."""
         await self.engine.close()
 
-    async def _healthz(self, _request: HttpRequest) -> HttpReply:
-        try:
-            self.check_health()
-        except RuntimeError as error:
-            raise RoboserveError("unavailable", str(error)) from error
-        return HttpReply(body=b"OK\n", content_type="text/plain")
-
-    async def _contract(self, _request: HttpRequest) -> HttpReply:
+    def _contract(self) -> dict[str, Any]:
         spec = self.engine.spec
-        facts = {
+        return {
             "model": self.name,
             "id": spec.id,
             "revision": spec.revision,
@@ -137,10 +129,6 @@ class VlmServer:
                 **self.vlm_limits.model_dump(),
             },
         }
-        return HttpReply(body=json.dumps(facts, indent=2).encode(), content_type="application/json")
-
-    async def _metrics_text(self, _request: HttpRequest) -> HttpReply:
-        return HttpReply(body=self.metrics.text(), content_type="text/plain; version=0.0.4")
 
     async def _load_adapter(self, request: HttpRequest) -> HttpReply:
         change = read_model(request.body, AdapterChange)

@@ -135,7 +135,8 @@ class VllmEngine:
     async def close(self) -> None:
         """End vLLM's process."""
         self._closed = True
-        await asyncio.to_thread(self._engine.shutdown)
+        engine, self._engine = self._engine, _Ended()
+        await asyncio.to_thread(engine.shutdown)
 
     async def _read(self, messages: tuple[Message, ...], ids: list[int], slot: str | None) -> LabelReading:
         from vllm import SamplingParams
@@ -250,6 +251,12 @@ class VllmEngine:
 
     async def _free_slot(self, slot: str) -> None:
         await self._engine.remove_lora(self._requests.pop(slot).lora_int_id)
+
+
+class _Ended:
+    """In the engine's place once it has ended, so that nothing of vLLM's is left to be torn down with the process."""
+
+    errored = True
 
 
 def _start_engine(settings: VllmSettings, folder: VlmFolder) -> Any:
