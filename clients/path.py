@@ -122,7 +122,8 @@ class PathClient:
         Args:
             ask: `view` is "none", "center_crop", "pad" or "stretch"; `structured` allows only answers that are paths;
                 `max_points`; `initial_open`: the gripper's state before the answer's first tag; `draw`: "demo" or
-                "policy" for a drawing, `form` "overlay" or "concat"; `audit` returns the model's own words.
+                "policy" for a drawing, `form` "overlay" or "concat", `canvas` (height, width) for one of another size;
+                `audit` returns the model's own words.
             deadline_ms: budget of time from the server's receipt.
 
         Raises:

@@ -44,8 +44,8 @@ class PathReply:
         answered: points of the answer, before simplification.
         form: notation of the answer; `finish`: "stop", or "length" where it was cut off.
         answer: the model's own words, where they were asked for.
-        drawing: RGB uint8 (h, w, 3) of the image's size where a drawing was asked for: the path on the image, or on
-            black for the form "concat".
+        drawing: RGB uint8 (h, w, 3) where a drawing was asked for, of the image's size or the canvas's: the path on the
+            image, or on black for the form "concat".
     """
 
     points: Array
@@ -70,8 +70,7 @@ class PathReply:
 
         No style draws in black, so this is what drawing on the image itself gives, to the pixel.
         """
-        drawing = self._fitting(image)
-        return np.where(drawing.any(axis=2, keepdims=True), drawing, image)
+        return laid_over(image, self._fitting(image))
 
     def _fitting(self, image: Array) -> Array:
         if self.drawing is None:
@@ -137,11 +136,13 @@ class PathAsk:
     initial_open: Optional[bool] = None
     draw: Optional[str] = None
     form: Optional[str] = None
+    canvas: Optional[Tuple[int, int]] = None
     audit: Optional[bool] = None
 
     def options(self) -> Dict[str, Any]:
         """Return the wire form."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        given = {**vars(self), "canvas": None if self.canvas is None else list(self.canvas)}
+        return {name: value for name, value in given.items() if value is not None}
 
     def path(self, queries: Sequence[PathQuery], contract: PathContract, codec: str) -> Dict[str, Any]:
         """Return the message for some queries; raises `too_large` for too many, and as `wire_image`."""
@@ -153,6 +154,11 @@ class PathAsk:
             for i, query in enumerate(queries)
         ]
         return {"type": "path", "queries": asked, "options": self.options()}
+
+
+def laid_over(image: Array, drawing: Array) -> Array:
+    """Return an image with a drawing on black laid over it, both uint8 (h, w, 3) of one size."""
+    return np.where(drawing.any(axis=2, keepdims=True), drawing, image)
 
 
 def wire_image(image: Union[bytes, Array], codec: str, field: str) -> Any:

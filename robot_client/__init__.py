@@ -11,6 +11,7 @@ _PLACES = {
     "EpisodeConfig": "loop",
     "EpisodeReport": "records",
     "LinkConfig": "link_config",
+    "PlannerConfig": "planner",
     "PolicyLink": "link",
     "QueueConfig": "action_queue",
     "Robot": "robot",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clients.contract import PolicyContract, Vector
     from robot_client.link import PolicyLink
     from robot_client.loop import EpisodeConfig
+    from robot_client.planner import PlannerConfig
     from robot_client.records import EpisodeReport
     from robot_client.robot import Robot
     from robot_client.subscribers import Subscriber
@@ -74,6 +75,10 @@ def _add_run_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument("--record-failures", type=float, help="record only the last SECONDS of episodes that fail")
     run.add_argument("--log", type=Path, help="folder for timings, one folder an episode")
     run.add_argument("--reward", help="address of a reward model that watches as it happens; its curve goes to --log")
+    run.add_argument("--planner", help="address of a path service: asked on the first frame, drawn on every image")
+    run.add_argument("--planner-camera", help="whose image is planned in; the policy's first without it")
+    run.add_argument("--planner-view", choices=("none", "center_crop", "pad", "stretch"), help="how it is shown there")
+    run.add_argument("--planner-key-file", type=Path, help="file that holds a key for paths; --api-key-file without it")
     run.add_argument("--quiet", action="store_true", help="no progress, only the table")
 
 
@@ -190,6 +195,20 @@ def _episode_config(arguments: argparse.Namespace, robot: Robot, *, seed: int) -
         queue=QueueConfig(mode=arguments.mode, execute=arguments.execute, max_age_s=max_age_s),
         safety=SafetyConfig(max_step=arguments.max_step),
         on_reconnect=arguments.on_reconnect,
+        planner=_planner(arguments),
+    )
+
+
+def _planner(arguments: argparse.Namespace) -> Optional[PlannerConfig]:
+    from robot_client.planner import PlannerConfig
+
+    if arguments.planner is None:
+        return None
+    return PlannerConfig(
+        arguments.planner,
+        api_key=_api_key(arguments.planner_key_file or arguments.api_key_file),
+        camera=arguments.planner_camera,
+        view=arguments.planner_view,
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clients.images import WireImage
     from robot_client.action_queue import ActionQueue, Continuation
     from robot_client.link_config import LinkConfig
+    from robot_client.planner import PlannedPath
     from robot_client.robot import RobotObservation
 
 GRACE_S = 0.25
@@ -44,10 +45,20 @@ class Exchange:
 
     Args:
         seed: request n carries seed + n where the policy takes seeds.
+        path: drawn on every observation's image; None draws nothing.
     """
 
-    def __init__(self, queue: ActionQueue, instruction: str, seed: Optional[int], config: LinkConfig) -> None:
+    def __init__(
+        self,
+        queue: ActionQueue,
+        instruction: str,
+        seed: Optional[int],
+        config: LinkConfig,
+        *,
+        path: Optional[PlannedPath] = None,
+    ) -> None:
         self.queue = queue
+        self._path = path
         self._instruction = instruction
         self._seed = seed
         self._config = config
@@ -79,7 +90,8 @@ class Exchange:
             raise RoboserveError(
                 "invalid_state", f"observation.state: {state.tolist()}, needs {contract.state.size} finite values"
             )
-        images = fit_images(contract, offer.observation.images, codec=self._config.codec, quality=self._config.quality)
+        seen = offer.observation.images if self._path is None else self._path.drawn_on(offer.observation.images)
+        images = fit_images(contract, seen, codec=self._config.codec, quality=self._config.quality)
         size = sum(len(image) if isinstance(image, bytes) else image.nbytes for image in images.values())
         return images, replace(record, encode_ms=_since_ms(started), request_bytes=size + state.nbytes)
 

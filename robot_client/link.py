@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from robot_client.action_queue import ActionQueue
+    from robot_client.planner import PlannedPath
     from robot_client.robot import RobotObservation
 
 __all__ = ["LinkConfig", "PolicyLink"]
@@ -99,14 +100,22 @@ class PolicyLink:
                 raise RoboserveError("unavailable", f"the policy was not ready within {timeout_s:g} s{reason}")
             return self._contract
 
-    def begin(self, queue: ActionQueue, instruction: str, *, seed: Optional[int] = None) -> None:
+    def begin(
+        self,
+        queue: ActionQueue,
+        instruction: str,
+        *,
+        seed: Optional[int] = None,
+        path: Optional[PlannedPath] = None,
+    ) -> None:
         """Start an episode: a new session, reset on the server, whose chunks go into `queue`.
 
         Args:
             seed: request n carries seed + n, so that an episode can be repeated; None lets the policy draw.
+            path: drawn on every observation's image before it is sent, in the network's thread.
         """
         with self._condition:
-            self._exchange = Exchange(queue, instruction, seed, self._config)
+            self._exchange = Exchange(queue, instruction, seed, self._config, path=path)
             self._session, self._offer = None, None
             self._failed_in_a_row = 0
             self._condition.notify_all()

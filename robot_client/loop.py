@@ -28,6 +28,7 @@ from robot_client.tally import Tally
 if TYPE_CHECKING:
     from clients.contract import PolicyContract
     from robot_client.link import PolicyLink
+    from robot_client.planner import PlannedPath, PlannerConfig
     from robot_client.robot import Robot, RobotObservation
     from robot_client.subscribers import Subscriber
 
@@ -47,6 +48,7 @@ class EpisodeConfig:
         safety: limits on commands.
         on_reconnect: "resume" holds, connects anew and goes on; "stop" ends the episode when its rows are played out.
         ready_timeout_s: how long to wait for the policy before the first tick.
+        planner: whom to ask for a path on the first frame, which is then drawn on every image that the policy sees.
     """
 
     instruction: str
@@ -57,6 +59,7 @@ class EpisodeConfig:
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     on_reconnect: str = "resume"
     ready_timeout_s: float = 30.0
+    planner: Optional[PlannerConfig] = None
 
     def __post_init__(self) -> None:
         if not self.max_seconds > 0:
@@ -108,7 +111,8 @@ class Episode:
             the report, also when the server was lost or refused.
 
         Raises:
-            RoboserveError: before the first tick, when the policy cannot be reached or does not fit the robot.
+            RoboserveError: before the first tick, when the policy cannot be reached or does not fit the robot, or when
+                the planner has no path.
             Exception: what the robot's own methods raise, after subscribers have been told of the end.
         """
         self._link.wait_ready(self._config.ready_timeout_s)
@@ -123,9 +127,10 @@ class Episode:
             max_age_s=self._link.config.deadline_s + contract.chunk_length * self._period,
         )
         safety = Safety(self._config.safety, self._robot.interface.action, contract.action)
-        self._link.begin(queue, self._config.instruction, seed=self._config.seed)
+        path = self._plan(contract)
+        self._link.begin(queue, self._config.instruction, seed=self._config.seed, path=path)
         try:
-            info = self._info(self._link.wait_ready(self._config.ready_timeout_s))
+            info = self._info(self._link.wait_ready(self._config.ready_timeout_s), path)
             for subscriber in self._subscribers:
                 subscriber.on_episode_start(info)
             return self._play(info, queue, safety)
@@ -170,7 +175,16 @@ class Episode:
     def _period(self) -> float:
         return 1.0 / self._rate_hz
 
-    def _info(self, contract: PolicyContract) -> EpisodeInfo:
+    def _plan(self, contract: PolicyContract) -> Optional[PlannedPath]:
+        config = self._config
+        if config.planner is None:
+            return None
+        from robot_client.planner import plan_path
+
+        # Before the first tick this thread may wait, as it does for the policy: the robot stands as its reset left it.
+        return plan_path(config.planner, self._robot.observe(), contract, config.instruction)
+
+    def _info(self, contract: PolicyContract, path: Optional[PlannedPath]) -> EpisodeInfo:
         config = self._config
         return EpisodeInfo(
             robot=type(self._robot).__name__,
@@ -183,6 +197,7 @@ class Episode:
             started_unix=time.time(),
             interface=self._robot.interface,
             contract=contract,
+            path=path,
         )
 
     def _ticks(self, queue: ActionQueue, safety: Safety) -> Tuple[str, Optional[bool]]:

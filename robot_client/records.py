@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from clients.contract import PolicyContract, RobotInterface
+    from robot_client.planner import PlannedPath
 
 Array = np.ndarray[Any, Any]
 
@@ -120,6 +121,7 @@ class EpisodeInfo:
         mode: how chunks are merged.
         rate_hz: control rate.
         started_unix: wall clock of the start, seconds.
+        path: what is drawn on the policy's images, where a planner was asked.
     """
 
     robot: str
@@ -132,6 +134,7 @@ class EpisodeInfo:
     started_unix: float
     interface: RobotInterface
     contract: PolicyContract
+    path: Optional[PlannedPath] = None
 
 
 @dataclass(frozen=True)

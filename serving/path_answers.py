@@ -13,6 +13,7 @@ import numpy as np
 from clients.errors import RoboserveError
 from clients.images import encode_image
 from models.hamster.drawing import STYLES, overlay
+from models.hamster.view import View
 from serving.clips import ClipLimits, decode_frame
 from serving.path_planner import UnreadableAnswerError
 from serving.together import together
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.hamster.path import Path
-    from models.hamster.view import View
     from serving.path_config import PathSettings
     from serving.path_metrics import PathMetrics
     from serving.path_planner import PathPlanner, Plan
@@ -171,9 +171,13 @@ class PathAnswers:
 
 
 def drawn(image: NDArray[np.uint8], path: Path, options: PathOptions) -> bytes:
-    """Return a path drawn as the options say, as PNG of the image's size."""
+    """Return a path drawn as the options say, as PNG of the image's size or the canvas's."""
     style = STYLES[options.draw or "demo"]
     ground = image if options.form == "overlay" else np.zeros_like(image)
+    if options.canvas is not None:
+        height, width = options.canvas
+        ground = np.zeros((height, width, 3), np.uint8)
+        path = path.in_view(View.pad(image.shape[1], image.shape[0], size=(width, height)))
     encoded = encode_image(overlay(ground, path, style=style), "png")
     if not isinstance(encoded, bytes):
         raise TypeError("png: is bytes")

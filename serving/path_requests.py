@@ -22,7 +22,7 @@ _PATH = frozenset((*_HEADER, "queries", "options"))
 _OPEN = frozenset((*_HEADER, "session", "image", "instruction", "options"))
 _NAMED = frozenset((*_HEADER, "session"))
 _QUERY = frozenset(("image", "instruction"))
-_OPTIONS = frozenset(("structured", "view", "max_points", "initial_open", "draw", "form", "audit"))
+_OPTIONS = frozenset(("structured", "view", "max_points", "initial_open", "draw", "form", "canvas", "audit"))
 DrawForm = Literal["overlay", "concat"]
 VIEWS: tuple[ViewName, ...] = get_args(ViewName)
 FORMS: tuple[DrawForm, ...] = get_args(DrawForm)
@@ -39,6 +39,8 @@ class PathOptions:
         initial_open: the gripper's state before the first tag.
         draw: style of a drawing that the reply brings, one of `STYLES`; None brings none.
         form: "overlay" draws on the image; "concat" on black, to be stacked on the image as channels 4 to 6.
+        canvas: (height, width) of black to draw on, of the form "concat": where the path lies once the image is resized
+            to it with padding, as policies' images are. None takes the image's own size.
         audit: whether the model's own words go into the reply.
     """
 
@@ -48,6 +50,7 @@ class PathOptions:
     initial_open: bool
     draw: str | None = None
     form: DrawForm = "overlay"
+    canvas: tuple[int, int] | None = None
     audit: bool = False
 
 
@@ -165,15 +168,32 @@ class PathParser:
             raise RoboserveError("invalid_request", "options.structured: true, which this service does not offer")
         known = {name: _flag(given, name, default=getattr(defaults, name)) for name in ("initial_open", "audit")}
         draw = _choice(given, "draw", ("none", *STYLES), defaults.draw or "none")
+        form = cast("DrawForm", _choice(given, "form", FORMS, defaults.form))
         return replace(
             defaults,
             structured=structured,
             view=cast("ViewName", _choice(given, "view", VIEWS, defaults.view)),
             max_points=integer(given, "max_points", 1, self.most_points) or defaults.max_points,
             draw=None if draw == "none" else draw,
-            form=cast("DrawForm", _choice(given, "form", FORMS, defaults.form)),
+            form=form,
+            canvas=self._canvas(given, form, defaults.canvas),
             **known,
         )
+
+    def _canvas(
+        self, given: Mapping[str, Any], form: DrawForm, default: tuple[int, int] | None
+    ) -> tuple[int, int] | None:
+        value = given.get("canvas")
+        if value is None:
+            return default if form == "concat" else None
+        pixels = self._args.limits.image_pixels
+        if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
+            raise RoboserveError("invalid_request", "options.canvas: must be height and width, 1 or more each")
+        if form != "concat":
+            raise RoboserveError("invalid_request", "options.canvas: needs the form 'concat'")
+        if value[0] * value[1] > pixels:
+            raise RoboserveError("too_large", f"options.canvas: {value[1]} x {value[0]} pixels, limit {pixels} in all")
+        return value[0], value[1]
 
     def _query(self, query: Any, field: str) -> PathQuery:
         if not isinstance(query, dict):

@@ -13,7 +13,8 @@
 
 `episode.json`, written at the end:
     robot, task, instruction, mode, seed, control_hz, max_seconds, started_unix, model, action_names, state_names (from
-    the contract), ended (finished, max_seconds, interrupted, server_lost, refused or robot_failed), success (true,
+    the contract), path (null, or what was drawn on the policy's images: camera, points, gripper_open, issues, model,
+    latency_ms), ended (finished, max_seconds, interrupted, server_lost, refused or robot_failed), success (true,
     false or null), seconds, ticks, missed_ticks, rate_hz (held), within_2ms (share of ticks, 0 to 1), lateness_ms,
     latency_ms, round_trip_ms (maps with p50, p90, p99, max; empty without values), holds (map of reason to ticks),
     held_ticks, clamped (map of dimension to ticks), requests (map of outcome to number), batch_sizes (map of size, as
@@ -114,6 +115,7 @@ def episode_map(report: EpisodeReport) -> Dict[str, Any]:
         "model": info.contract.model,
         "action_names": list(info.contract.action.names),
         "state_names": list(info.contract.state.names),
+        "path": None if info.path is None else info.path.to_map(),
         **plain,
         "held_ticks": sum(report.holds.values()),
         "events": [_fields(event) for event in report.events],

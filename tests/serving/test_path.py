@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from clients.errors import RoboserveError
+from clients.images import resize_with_pad
 from models.hamster.drawing import DEMO, POLICY, concat, overlay
 from models.hamster.path import Path
 from models.hamster.prompt import Decoding
@@ -169,6 +170,18 @@ async def test_drawings_in_every_style_and_form() -> None:
     black = await drawing(draw="policy", form="concat")
     np.testing.assert_array_equal(np.concatenate([image, black], axis=2), concat(image, path, style=POLICY))
     assert "drawing" not in await one(server, ask(query(image), draw="none"))
+
+
+async def test_a_drawing_for_a_policys_image_lies_where_the_resized_image_has_it() -> None:
+    options = {"draw": "policy", "form": "concat", "canvas": [96, 96]}
+    found = (await one(path_server(), ask(query(picture(40, 80)), **options)))["drawing"]
+    fitted = resize_with_pad(np.full((40, 80, 3), 255, np.uint8), 96, 96)
+    drawing = np.asarray(Image.open(io.BytesIO(found)))
+    assert drawing.shape == (96, 96, 3)
+    # The image fills rows 24 to 72; (0.25, 0.5) of it is column 24, row 48, the middle of the first ring.
+    assert not drawing[fitted.max(axis=2) == 0].any()
+    rows, columns = np.nonzero((drawing == POLICY.closed).all(axis=2))
+    assert (columns.mean(), rows.mean()) == (24.0, 48.0)
 
 
 async def test_an_instruction_cannot_leave_its_place() -> None:
