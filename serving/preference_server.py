@@ -64,7 +64,7 @@ class PreferenceServer:
             decoders=self._decoders,
             pixels=args.limits.image_pixels,
         )
-        self.contract = _contract(labeller, args, max_frames=self.answers.max_frames)
+        self._args = args
         self._messages = PreferenceMessages(self)
         dialect = PreferenceDialect(self, self._messages)
         self.dialects: dict[str | None, Dialect] = {PROTOCOL: dialect, None: dialect}
@@ -98,6 +98,11 @@ class PreferenceServer:
         warm_up_ms = round((time.perf_counter() - started) * 1e3, 1)
         logger.info("labeller ready", extra={"model": args.name, "warm_up_ms": warm_up_ms})
         return cls(labeller, args, replica=replica)
+
+    @property
+    def contract(self) -> PreferenceContract:
+        """What the server says of itself now; the model's hash is another once an adapter took another's place."""
+        return _contract(self.labeller, self._args, max_frames=self.answers.max_frames)
 
     def check_health(self) -> None:
         """Raise when this replica can label no more."""

@@ -14,6 +14,7 @@ from clients.images import decode_image, resize_with_pad
 from clients.preference import PreferenceClient
 from clients.preference_messages import PreferenceLabel, RawReply
 from clients.reward_messages import ModelIdentity
+from finetune.rewards.judges import batches
 from models.preference.alike import alike, side_key
 from models.preference.contract import TIE, Judgement, LabelOptions, Pair
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from models.preference.contract import Labeller
 
 _START_S = 600.0
+_MARGIN, _PICTURE_MARGIN = 65_536, 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,8 @@ class ServedLabeller:
         contract = self._client.contract
         self.protocols = contract.protocols
         self.batch = int(contract.limits["pairs"])
+        self._room = int(contract.limits["message_bytes"]) - _MARGIN
+        self._size = contract.image_size
         self.model = ModelIdentity(
             contract.model,
             contract.revision,
@@ -89,17 +93,45 @@ class ServedLabeller:
         )
 
     def label(self, pairs: Sequence[LabelPair], options: AskOptions) -> list[PreferenceLabel]:
-        """See `PairJudge`."""
-        answer = self._client.label(
-            pairs,
-            protocol=options.protocol,
-            order_swap=options.order_swap,
-            votes=options.votes,
-            tie_threshold=options.tie_threshold,
-            audit=options.audit,
-            job=self._job,
-        )
-        return list(answer.pairs)
+        """See `PairJudge`; as many requests as the pictures' bytes take.
+
+        Raises:
+            RoboserveError: `contract_mismatch` too, where another model took the place of the one that was met first.
+        """
+        found: list[PreferenceLabel] = []
+        for group in batches(pairs, [self._bytes(pair) for pair in pairs], self._room):
+            answer = self._client.label(
+                group,
+                protocol=options.protocol,
+                order_swap=options.order_swap,
+                votes=options.votes,
+                tie_threshold=options.tie_threshold,
+                audit=options.audit,
+                job=self._job,
+            )
+            self._same(answer.model)
+            found += answer.pairs
+        return found
+
+    def _same(self, model: ModelIdentity) -> None:
+        wanted = self.model
+        if (model.content_hash, model.prompt_version) != (wanted.content_hash, wanted.prompt_version):
+            raise RoboserveError(
+                "contract_mismatch",
+                f"model: changed from {wanted.revision} ({wanted.content_hash[:12]}) to {model.revision} "
+                f"({model.content_hash[:12]}) on the way; connect anew",
+            )
+
+    def _bytes(self, pair: LabelPair) -> int:
+        """Return about the most that a pair takes on the wire."""
+        size = 512 + 4 * len(pair.goal)
+        for side in (pair.first, pair.second):
+            single = isinstance(side, bytes) or (isinstance(side, np.ndarray) and side.ndim == 3)
+            many: Any = [side] if single else side
+            for frame in many if isinstance(many, (list, tuple, np.ndarray)) else ():
+                own = frame.shape[:2] if self._size is None and isinstance(frame, np.ndarray) else self._size
+                size += len(frame) if isinstance(frame, bytes) else _PICTURE_MARGIN + 3 * int(np.prod(own or (0, 0)))
+        return size
 
     def close(self) -> None:
         """See `PairJudge`."""

@@ -42,6 +42,7 @@ def train(
     protocol: Annotated[str | None, typer.Option(help="How the labeller is asked; its own first.")] = None,
     order_swap: Annotated[bool, typer.Option("--order-swap", help="Ask in both orders; not in the method.")] = False,
     tie_threshold: Annotated[float, typer.Option(help="Least certainty of a label; not in the method.")] = 0.0,
+    audit: Annotated[bool, typer.Option("--audit", help="Keep the model's raw answers beside the labels.")] = False,
     job: Annotated[str | None, typer.Option(help="Whose budget the labels count in.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, exploration, scenes and pairs.")] = 0,
     evaluate_every: Annotated[int, typer.Option(help="Decisions between evaluations.")] = 5000,
@@ -71,6 +72,7 @@ def train(
         protocol=protocol,
         order_swap=order_swap,
         tie_threshold=tie_threshold,
+        audit=audit,
         seed=seed,
         evaluate_every=evaluate_every,
     )

@@ -93,7 +93,7 @@ class RlVlmfConfig:
         schedule: see `SCHEDULES`.
         learn: "preferences"; "true" learns from the environment's own reward, "none" from the entropy of states alone.
         protocol, order_swap, votes, tie_threshold: how the labeller is asked; all but the protocol are extensions of
-            the method, and off.
+            the method, and off. `audit` keeps the model's raw answers beside the labels.
         seed: of weights, exploration, scenes and pairs.
         image_size: side of the square pictures that the labeller and the reward model see, pixels, at least 48.
         stop_accuracy: mean training accuracy of the members at which a session's training ends.
@@ -113,6 +113,7 @@ class RlVlmfConfig:
     order_swap: bool = False
     votes: int = 1
     tie_threshold: float = 0.0
+    audit: bool = False
     seed: int = 0
     image_size: int = 64
     stop_accuracy: float = 0.97

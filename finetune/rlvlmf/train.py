@@ -84,6 +84,7 @@ def train(
                 order_swap=config.order_swap,
                 votes=config.votes,
                 tie_threshold=config.tie_threshold,
+                audit=config.audit,
             )
             book = LabelBook(labels or folder.path / LABELS, judge, options)
             schedule = config.schedule

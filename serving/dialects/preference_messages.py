@@ -109,12 +109,17 @@ class PreferenceDialect(NativeDialect):
     """The native dialect whose answer to one message may come in parts.
 
     Args:
-        contract: as for `NativeDialect`; `messages`: what it answers.
+        server: as for `NativeDialect`; `messages`: what it answers.
     """
 
     def __init__(self, server: PreferenceServer, messages: PreferenceMessages) -> None:
         super().__init__(server, server.contract.to_map(), messages)
-        self._parts = messages
+        self._labeller, self._parts = server, messages
+
+    async def serve(self, session: WebsocketSession) -> None:
+        """Speak until the peer leaves; the contract is that of the adapter that answers now."""
+        self._contract = encode(self._labeller.contract.to_map())
+        await super().serve(session)
 
     async def _answer(self, session: WebsocketSession, message: dict[str, Any], received: float) -> None:
         try:

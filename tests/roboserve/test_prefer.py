@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from clients.errors import RoboserveError
 from clients.preference_messages import LabelPair
-from finetune.preference.judges import AskOptions, LocalLabeller
+from finetune.preference.judges import AskOptions, LocalLabeller, ServedLabeller
 from finetune.preference.material import drawn_pairs, listed_pairs
 from models.preference.oracle import OracleLabeller
 from roboserve.cli import app
@@ -132,6 +134,21 @@ def test_a_labeller_in_this_process_skips_equal_pictures() -> None:
     judge.close()
     with pytest.raises(FileNotFoundError):
         open_labeller("zoo:nothing-of-that-name")
+
+
+def test_pairs_go_in_as_many_requests_as_their_bytes_take(running) -> None:
+    judge = ServedLabeller(running.url)
+    judge._room = 60_000
+    random = np.random.default_rng(0)
+    pairs = [LabelPair("x", *random.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)) for _ in range(9)]
+    assert len(judge.label(pairs, AskOptions())) == 9
+    assert running.server.metrics.text().count(b'code="ok"') >= 1
+    line = next(line for line in running.server.metrics.text().decode().splitlines() if "requests_total{" in line)
+    assert float(line.rpartition(" ")[2]) == 5
+    running.server.labeller._spec = replace(running.server.labeller._spec, content_hash="c" * 64)
+    with pytest.raises(RoboserveError, match="changed from"):
+        judge.label(pairs[:1], AskOptions())
+    judge.close()
 
 
 class _Rollout:

@@ -167,10 +167,15 @@ async def test_another_adapter_under_the_same_name_forgets_what_the_old_one_said
     engine.adapters["preference"] = "first"
     server = preference_server(engine, config={"adapter": "preference"})
     one = await post(server, ask(pair(10, 200)))
+    before = server.contract
+    assert before.content_hash == one["model"]["content_hash"]
     await engine.load_adapter("preference", tmp_path / "second")
     other = await post(server, ask(pair(10, 200)))
     assert other["pairs"][0]["source"] == "asked"
     assert one["model"]["content_hash"] != other["model"]["content_hash"]
+    session = await Session().open(server.app)
+    assert (await session.hear())["content_hash"] == other["model"]["content_hash"]
+    await session.end()
 
 
 async def test_what_many_ask_at_once_is_asked_once() -> None:
