@@ -9,14 +9,9 @@ path = kept.get().path
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequence, Type, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence, Type, Union
 
-from clients import wire
-from clients.channel import Channel
-from clients.connection import parse_address
-from clients.errors import RoboserveError
-from clients.path_contract import read_path_contract
+from clients.path_contract import PathContract, read_path_contract
 from clients.path_messages import (
     KeptReply,
     PathAsk,
@@ -28,69 +23,32 @@ from clients.path_messages import (
     read_paths,
     wire_image,
 )
-from clients.reward import FIRST_PAUSE_S, LONGEST_PAUSE_S, ready
+from clients.patient import PatientClient, exchange
 
 if TYPE_CHECKING:
-    import ssl as ssl_module
     from types import TracebackType
 
     from typing_extensions import Self
 
     from clients.images import Array
-    from clients.path_contract import PathContract
 
 __all__ = ["PathAsk", "PathClient", "PathFailure", "PathQuery", "PathReplies", "PathReply", "PathSession"]
 
-_Answer = TypeVar("_Answer")
 DEFAULTS = PathAsk()
 
 
-class PathClient:
+class PathClient(PatientClient[PathContract]):
     """A served path predictor; any number of threads may call it at once, their requests share one websocket.
 
     What may pass (a full queue, a restart, a lost connection) is tried again within a call's time. A session is not:
     its path is gone with its server.
 
-    Args:
-        server: "host:port", or a ws:// or wss:// address.
-        model: name of the predictor; None where the address has its route already.
-        api_key: sent as `Authorization: Bearer`.
-        connect_timeout_s: limit on one attempt to connect.
-        timeout_s: how long an answer is waited for, attempts included, where a call does not say.
-        codec: how images given as arrays travel: "png" (exact), "jpeg" (smallest) or "raw" (exact, no work).
-        ssl: context for wss; None verifies against the system's certificates.
-
-    Raises:
-        RoboserveError: `unavailable`, `unauthenticated`, `forbidden`, `not_found` or `contract_mismatch`.
+    Arguments and errors of the constructor: see `PatientClient`.
     """
 
-    def __init__(
-        self,
-        server: str,
-        *,
-        model: Optional[str] = None,
-        api_key: Optional[str] = None,
-        connect_timeout_s: float = 10.0,
-        timeout_s: float = 120.0,
-        codec: str = "png",
-        ssl: Optional[ssl_module.SSLContext] = None,
-    ) -> None:
-        self._address = parse_address(server, model, family="path")
-        self._api_key, self._ssl = api_key, ssl
-        self._connect_timeout_s, self._timeout_s = connect_timeout_s, timeout_s
-        self._codec = codec
-        self._closed = False
-        self._channel: Channel[PathContract] = self._connect()
-
-    @property
-    def contract(self) -> PathContract:
-        """What the server said of itself on the latest connect."""
-        return self._channel.contract
-
-    @property
-    def uri(self) -> str:
-        """The address in use."""
-        return self._address.uri
+    FAMILY = "path"
+    PATIENCE_S = 120.0
+    read_contract = staticmethod(read_path_contract)
 
     def path(
         self,
@@ -155,63 +113,13 @@ class PathClient:
         reply = self._patiently(lambda _: {**message, "session": session}, read_kept, timeout_s)
         return PathSession(self, reply)
 
-    def close(self) -> None:
-        """Close the connection; calls that wait end with `unavailable`."""
-        self._closed = True
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> None:
-        self.close()
-
     def exchange(self, message: Mapping[str, Any], timeout_s: Optional[float] = None) -> Mapping[str, Any]:
         """Send one message of the protocol and return the reply to it, without trying again."""
-        return _exchange(self._live(), message, self._timeout_s if timeout_s is None else timeout_s)
+        return exchange(self._live(), message, self._timeout_s if timeout_s is None else timeout_s)
 
     def wired(self, image: Union[bytes, Array]) -> Any:
         """Return an image as this client sends it."""
         return wire_image(image, self._codec, "image")
-
-    def _patiently(
-        self,
-        message: Callable[[PathContract], Dict[str, Any]],
-        read: Callable[[Mapping[str, Any]], _Answer],
-        timeout_s: Optional[float],
-    ) -> _Answer:
-        give_up = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        pause_s = FIRST_PAUSE_S
-        while True:
-            try:
-                channel = self._live()
-                return read(_exchange(channel, message(channel.contract), give_up - time.monotonic()))
-            except RoboserveError as error:
-                if self._closed or not error.retryable or time.monotonic() + pause_s > give_up:
-                    raise
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-    def _connect(self) -> Channel[PathContract]:
-        return Channel(
-            self._address,
-            read_path_contract,
-            api_key=self._api_key,
-            connect_timeout_s=self._connect_timeout_s,
-            timeout_s=self._timeout_s,
-            limits=wire.DEFAULT_LIMITS,
-            ssl=self._ssl,
-        )
-
-    def _live(self) -> Channel[PathContract]:
-        """Return a channel that works, connecting anew where the last one ended."""
-        if self._closed:
-            raise RoboserveError("unavailable", f"server {self._address.uri}: this client was closed")
-        if self._channel.failed:
-            self._channel = self._connect()
-        return self._channel
 
 
 class PathSession:
@@ -284,8 +192,3 @@ def one_path(replies: PathReplies) -> PathReply:
     if isinstance(found, PathFailure):
         raise found.error()
     return found
-
-
-def _exchange(channel: Channel[PathContract], message: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
-    limit = int(channel.contract.limits["message_bytes"])
-    return channel.exchange(ready(message), max(0.001, timeout_s), max_bytes=limit)

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequence, Type, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, Dict, Mapping, Optional, Sequence, Union
 
-from clients import wire
-from clients.channel_async import AsyncChannel, open_connection
-from clients.connection import parse_address
-from clients.errors import RoboserveError
-from clients.reward import FIRST_PAUSE_S, LONGEST_PAUSE_S, ready
+from clients.patient_async import AsyncPatientClient
 from clients.reward_asks import CompareAsk, ScoreAsk, append_message
 from clients.reward_contract import RewardContract
 from clients.reward_messages import (
@@ -28,84 +22,18 @@ from clients.reward_messages import (
 )
 
 if TYPE_CHECKING:
-    import ssl as ssl_module
-    from types import TracebackType
-
-    from typing_extensions import Self
-
-_Answer = TypeVar("_Answer")
+    from clients.channel_async import AsyncChannel
 
 
-class _RewardChannel(AsyncChannel[RewardContract]):
-    """A connection to a reward server that keeps to its number of requests under way."""
-
-    async def ask(self, message: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
-        """Send a message in its turn and wait for the reply; raises as `exchange`."""
-        limit = int(self.contract.limits["message_bytes"])
-        give_up = time.monotonic() + timeout_s
-        async with self._room:
-            return await self.exchange(ready(message), max(0.001, give_up - time.monotonic()), max_bytes=limit)
-
-    @property
-    def _room(self) -> asyncio.Semaphore:
-        if not hasattr(self, "_semaphore"):
-            self._semaphore = asyncio.Semaphore(int(self.contract.limits["in_flight"]))
-        return self._semaphore
-
-
-class AsyncRewardClient:
+class AsyncRewardClient(AsyncPatientClient[RewardContract]):
     """A served reward model for one event loop; open it with `await AsyncRewardClient.open(...)`.
 
     Its methods, arguments and errors are those of `clients.reward.RewardClient`. Calls beyond the server's limit of
     requests under way wait here for their turn.
     """
 
-    def __init__(self, connect: Callable[[], Any], channel: _RewardChannel, *, timeout_s: float, codec: str) -> None:
-        self._connect = connect
-        self._channel = channel
-        self._timeout_s, self._codec = timeout_s, codec
-        self._closed = False
-        self._connecting = asyncio.Lock()
-
-    @classmethod
-    async def open(
-        cls,
-        server: str,
-        *,
-        model: Optional[str] = None,
-        api_key: Optional[str] = None,
-        connect_timeout_s: float = 10.0,
-        timeout_s: float = 60.0,
-        codec: str = "png",
-        ssl: Optional[ssl_module.SSLContext] = None,
-    ) -> AsyncRewardClient:
-        """Connect and read the server's contract.
-
-        Raises:
-            RoboserveError: as `clients.reward.RewardClient`.
-        """
-        address = parse_address(server, model, family="reward")
-
-        async def connect() -> _RewardChannel:
-            connection, contract = await open_connection(
-                address,
-                read_reward_contract,
-                api_key=api_key,
-                connect_timeout_s=connect_timeout_s,
-                timeout_s=timeout_s,
-                limits=wire.DEFAULT_LIMITS,
-                ssl=ssl,
-            )
-            return _RewardChannel(
-                connection, contract, uri=address.uri, timeout_s=timeout_s, limits=wire.DEFAULT_LIMITS
-            )
-
-        return cls(connect, await connect(), timeout_s=timeout_s, codec=codec)
-
-    @property
-    def contract(self) -> RewardContract:
-        """What the server said of itself on the latest connect."""
-        return self._channel.contract
+    FAMILY = "reward"
+    read_contract = staticmethod(read_reward_contract)
 
     async def score(
         self,
@@ -120,7 +48,7 @@ class AsyncRewardClient:
     ) -> Scores:
         """Ask for progress and success; see `clients.reward.RewardClient.score`."""
         ask = ScoreAsk(clips, mode, frame_policy, indices, every, deadline_ms)
-        return await self._patiently(ask, lambda reply: read_scores(reply, clips=len(clips)), timeout_s)
+        return await self._patiently(self._wired(ask), lambda reply: read_scores(reply, clips=len(clips)), timeout_s)
 
     async def compare(
         self,
@@ -133,7 +61,12 @@ class AsyncRewardClient:
     ) -> Preferences:
         """Ask which of two clips is better; see `clients.reward.RewardClient.compare`."""
         ask = CompareAsk(pairs, frame_policy, swap, deadline_ms)
-        return await self._patiently(ask, lambda reply: read_preferences(reply, pairs=len(pairs)), timeout_s)
+        return await self._patiently(
+            self._wired(ask), lambda reply: read_preferences(reply, pairs=len(pairs)), timeout_s
+        )
+
+    def _wired(self, ask: Union[ScoreAsk, CompareAsk]) -> Callable[[RewardContract], Dict[str, Any]]:
+        return lambda contract: ask.message(contract, self._codec)
 
     async def session(
         self,
@@ -147,56 +80,24 @@ class AsyncRewardClient:
         channel = await self._live()
         message: Dict[str, Any] = {"type": "open", "instruction": instruction, "cameras": list(cameras)}
         message.update(frame_policy=frame_policy, session=session)
-        reply = await channel.ask(message, self._timeout_s)
-        return AsyncRewardSession(channel, str(reply.get("session")), codec=self._codec, timeout_s=self._timeout_s)
-
-    async def close(self) -> None:
-        """Close the connection; calls that wait end with `unavailable`."""
-        self._closed = True
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> None:
-        await self.close()
-
-    async def _live(self) -> _RewardChannel:
-        async with self._connecting:
-            if self._closed:
-                raise RoboserveError("unavailable", "this client was closed")
-            if self._channel.failed:
-                await self._channel.close()
-                self._channel = await self._connect()
-            return self._channel
-
-    async def _patiently(
-        self,
-        ask: Union[ScoreAsk, CompareAsk],
-        read: Callable[[Mapping[str, Any]], _Answer],
-        timeout_s: Optional[float],
-    ) -> _Answer:
-        give_up = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        pause_s = FIRST_PAUSE_S
-        while True:
-            try:
-                channel = await self._live()
-                message = ask.message(channel.contract, self._codec)
-                return read(await channel.ask(message, give_up - time.monotonic()))
-            except RoboserveError as error:
-                if self._closed or not error.retryable or time.monotonic() + pause_s > give_up:
-                    raise
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        reply = await self._exchange(channel, message, self._timeout_s)
+        name = str(reply.get("session"))
+        return AsyncRewardSession(self._exchange, channel, name, codec=self._codec, timeout_s=self._timeout_s)
 
 
 class AsyncRewardSession:
     """One episode whose frames are sent as they come; made by `AsyncRewardClient.session`."""
 
-    def __init__(self, channel: _RewardChannel, session: str, *, codec: str, timeout_s: float) -> None:
-        self._channel = channel
+    def __init__(
+        self,
+        exchange: Callable[[AsyncChannel[RewardContract], Mapping[str, Any], float], Awaitable[Mapping[str, Any]]],
+        channel: AsyncChannel[RewardContract],
+        session: str,
+        *,
+        codec: str,
+        timeout_s: float,
+    ) -> None:
+        self._exchange, self._channel = exchange, channel
         self._codec, self._timeout_s = codec, timeout_s
         self.id = session
 
@@ -210,9 +111,10 @@ class AsyncRewardSession:
         """Send a frame, or several, and return the value after it; see `clients.reward.RewardSession.append`."""
         contract = self._channel.contract
         message = append_message(self.id, frames, contract, codec=self._codec, deadline_ms=deadline_ms)
-        return read_value(await self._channel.ask(message, self._timeout_s if timeout_s is None else timeout_s))
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        return read_value(await self._exchange(self._channel, message, limit_s))
 
     async def close(self) -> None:
         """Tell the server to forget the episode; one that is lost already is no error."""
         if not self._channel.failed:
-            await self._channel.ask({"type": "close", "session": self.id}, self._timeout_s)
+            await self._exchange(self._channel, {"type": "close", "session": self.id}, self._timeout_s)

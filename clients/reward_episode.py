@@ -10,7 +10,7 @@ import numpy as np
 
 from clients.errors import RoboserveError
 from clients.images import Array, resize_with_pad
-from clients.reward import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from clients.patient import FIRST_PAUSE_S, LONGEST_PAUSE_S
 
 if TYPE_CHECKING:
     from clients.reward import RewardClient, RewardSession

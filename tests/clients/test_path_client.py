@@ -124,10 +124,10 @@ def test_a_restart_is_waited_for(running) -> None:
 
 
 async def test_the_asyncio_client_does_the_same(running) -> None:
-    async with await AsyncPathClient.connected(running.url) as client:
+    async with await AsyncPathClient.open(running.url) as client:
         paths = await asyncio.gather(*(client.path(picture(), "go") for _ in range(20)))
         assert all(path.points.tolist() == POINTS for path in paths)
-        kept = await client.open(picture(), "go", session="a")
+        kept = await client.session(picture(), "go", session="a")
         assert (await client.get("a")).path.points.tolist() == kept.path.points.tolist()
         assert (await client.requery("a", picture())).queries == 2
         await client.forget("a")
