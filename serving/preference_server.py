@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clients.contract import PROTOCOL
 from clients.errors import RoboserveError
 from clients.preference_contract import PreferenceContract
-from clients.wire import WireLimits, decode, encode
+from clients.wire import WireLimits
 from models.preference.contract import LabelOptions, Pair
 from serving.auth import KeyRing
 from serving.dialects.preference_messages import PreferenceDialect, PreferenceMessages
 from serving.factory import load_factory
 from serving.ingress import Ingress
+from serving.native_http import NativeRoute, read_map, standard_routes
 from serving.preference_answers import PreferenceAnswers
 from serving.preference_budget import Budget
 from serving.preference_metrics import PreferenceMetrics
 from serving.preference_requests import LabelParser
-from serving.service import MSGPACK, Dialect, HttpReply, HttpRequest, Route
+from serving.service import Dialect, Route
 
 if TYPE_CHECKING:
     from models.preference.contract import Labeller
@@ -69,10 +68,8 @@ class PreferenceServer:
         dialect = PreferenceDialect(self, self._messages)
         self.dialects: dict[str | None, Dialect] = {PROTOCOL: dialect, None: dialect}
         self.routes = {
-            ("GET", "/healthz"): Route(handler=self._healthz, access="public"),
-            ("GET", "/contract"): Route(handler=self._contract),
-            ("GET", "/metrics"): Route(handler=self._metrics_text, access="operator"),
-            ("POST", "/label"): Route(handler=self._label),
+            **standard_routes(self, self._promised),
+            ("POST", "/label"): Route(handler=NativeRoute(self._messages, "label", self._wire)),
         }
         keys = KeyRing.load(Path(args.auth.keys_file) if args.auth.keys_file else None)
         self.app = Ingress(self, limits=args.limits, keys=keys, metrics=self.metrics)
@@ -104,6 +101,9 @@ class PreferenceServer:
         """What the server says of itself now; the model's hash is another once an adapter took another's place."""
         return _contract(self.labeller, self._args, max_frames=self.answers.max_frames)
 
+    def _promised(self) -> dict[str, Any]:
+        return self.contract.to_map()
+
     def check_health(self) -> None:
         """Raise when this replica can label no more."""
         self.labeller.check_health()
@@ -131,36 +131,10 @@ class PreferenceServer:
         Raises:
             RoboserveError: `malformed` or `too_large`.
         """
-        message = decode(data, self._wire)
-        if not isinstance(message, dict):
-            raise RoboserveError("malformed", "message: must be a map")
-        return message
+        return read_map(data, self._wire)
 
     async def end_session(self, session: str, principal: Principal) -> None:
         """Do nothing: a connection leaves nothing behind."""
-
-    async def _label(self, request: HttpRequest) -> HttpReply:
-        message = await asyncio.to_thread(self.decode, request.body)
-        if message.setdefault("type", "label") != "label":
-            raise RoboserveError("invalid_request", f"type: {message['type']!r:.40} does not belong to this route")
-        principal = cast("Principal", request.principal)  # the route is not public
-        answer = await self._messages.answer(message, principal, session="", received=request.received)
-        return HttpReply(body=answer.body, status=200 if answer.error is None else answer.error.kind.http)
-
-    async def _healthz(self, _request: HttpRequest) -> HttpReply:
-        try:
-            self.check_health()
-        except RuntimeError as error:
-            raise RoboserveError("unavailable", str(error)) from error
-        return HttpReply(body=b"OK\n", content_type="text/plain")
-
-    async def _contract(self, request: HttpRequest) -> HttpReply:
-        if MSGPACK.encode() in request.headers.get(b"accept", b""):
-            return HttpReply(body=encode(self.contract.to_map()))
-        return HttpReply(body=json.dumps(self.contract.to_map(), indent=2).encode(), content_type="application/json")
-
-    async def _metrics_text(self, _request: HttpRequest) -> HttpReply:
-        return HttpReply(body=self.metrics.text(), content_type="text/plain; version=0.0.4")
 
 
 def _contract(labeller: Labeller, args: PreferenceArgs, *, max_frames: int) -> PreferenceContract:
