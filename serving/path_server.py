@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clients.contract import PROTOCOL
 from clients.errors import RoboserveError
 from clients.path_contract import PathContract
-from clients.wire import WireLimits, decode, encode
+from clients.wire import WireLimits
 from models.hamster.drawing import STYLES
 from serving.auth import KeyRing
 from serving.dialects.hamster import NAMES, HamsterChat
 from serving.dialects.native import NativeDialect
 from serving.dialects.path_messages import PathMessages
 from serving.ingress import Ingress
+from serving.native_http import NativeRoute, read_map, standard_routes
 from serving.path_answers import PathAnswers
 from serving.path_metrics import PathMetrics
 from serving.path_planner import PathPlanner
 from serving.path_requests import VIEWS, PathParser
 from serving.path_sessions import PathSessions
-from serving.service import MSGPACK, Dialect, HttpReply, HttpRequest, Route
+from serving.service import Dialect, Route
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -57,7 +56,6 @@ class PathServer:
     def __init__(self, planner: PathPlanner, args: PathArgs, *, replica: str = "local", replicas: int = 1) -> None:
         self.name, self.limits, self.vlm_limits = args.name, args.limits, args.chat
         self.planner, self.engine = planner, planner.engine
-        self.replicas = replicas
         self.created = int(time.time())
         self.metrics = PathMetrics(model=args.name, replica=replica)
         self.parser = PathParser(planner.prompt, args)
@@ -72,18 +70,17 @@ class PathServer:
             decoders=self._decoders,
             pixels=args.limits.image_pixels,
         )
-        self.contract = _contract(planner, args, self.parser)
+        self._args = args
         messages = PathMessages(self)
-        dialect = NativeDialect(self, self.contract.to_map(), messages)
+        dialect = NativeDialect(self, self._described, messages)
         self.dialects: dict[str | None, Dialect] = {PROTOCOL: dialect, None: dialect}
         self.routes = {
-            ("GET", "/healthz"): Route(handler=self._healthz, access="public"),
-            ("GET", "/contract"): Route(handler=self._contract),
-            ("GET", "/metrics"): Route(handler=self._metrics_text, access="operator"),
+            **standard_routes(self, self._described),
             **HamsterChat(self).routes,
         }
         for kind in _NATIVE:
-            self.routes["POST", f"/{kind}"] = Route(handler=_NativeRoute(self, messages, kind))
+            same = replicas if kind == "open" else 1
+            self.routes["POST", f"/{kind}"] = Route(handler=NativeRoute(messages, kind, self._wire, replicas=same))
         keys = KeyRing.load(Path(args.auth.keys_file) if args.auth.keys_file else None)
         self.app = Ingress(self, limits=args.limits, keys=keys, metrics=self.metrics)
 
@@ -107,6 +104,11 @@ class PathServer:
         warm_up_ms = round((time.perf_counter() - started) * 1e3, 1)
         logger.info("path predictor ready", extra={"model": args.name, "warm_up_ms": warm_up_ms})
         return cls(planner, args, replica=replica, replicas=replicas)
+
+    @property
+    def contract(self) -> PathContract:
+        """What the server says of itself now; the hash is another once an adapter took another's place."""
+        return _contract(self.planner, self._args, self.parser)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -151,50 +153,13 @@ class PathServer:
         Raises:
             RoboserveError: `malformed` or `too_large`.
         """
-        message = decode(data, self._wire)
-        if not isinstance(message, dict):
-            raise RoboserveError("malformed", "message: must be a map")
-        return message
+        return read_map(data, self._wire)
+
+    def _described(self) -> dict[str, Any]:
+        return self.contract.to_map()
 
     async def end_session(self, session: str, principal: Principal) -> None:
         """Do nothing: kept paths outlive the connection that they were asked on."""
-
-    async def _healthz(self, _request: HttpRequest) -> HttpReply:
-        try:
-            self.check_health()
-        except RuntimeError as error:
-            raise RoboserveError("unavailable", str(error)) from error
-        return HttpReply(body=b"OK\n", content_type="text/plain")
-
-    async def _contract(self, request: HttpRequest) -> HttpReply:
-        if MSGPACK.encode() in request.headers.get(b"accept", b""):
-            return HttpReply(body=encode(self.contract.to_map()))
-        return HttpReply(body=json.dumps(self.contract.to_map(), indent=2).encode(), content_type="application/json")
-
-    async def _metrics_text(self, _request: HttpRequest) -> HttpReply:
-        return HttpReply(body=self.metrics.text(), content_type="text/plain; version=0.0.4")
-
-
-class _NativeRoute:
-    """The HTTP route of one kind of native message."""
-
-    def __init__(self, server: PathServer, messages: PathMessages, kind: str) -> None:
-        self._server, self._messages, self._kind = server, messages, kind
-
-    async def __call__(self, request: HttpRequest) -> HttpReply:
-        message = await asyncio.to_thread(self._server.decode, request.body)
-        given = message.setdefault("type", self._kind)
-        if given != self._kind:
-            raise RoboserveError("invalid_request", f"type: {given!r:.40} does not belong to this route")
-        if self._kind == "open" and self._server.replicas > 1:
-            raise RoboserveError(
-                "invalid_request",
-                f"type: open over HTTP, where any of {self._server.replicas} replicas may get the next request; "
-                "open the session over the websocket, which stays with one",
-            )
-        principal = cast("Principal", request.principal)  # no native route is public
-        answer = await self._messages.answer(message, principal, session="", received=request.received)
-        return HttpReply(body=answer.body, status=200 if answer.error is None else answer.error.kind.http)
 
 
 def _contract(planner: PathPlanner, args: PathArgs, parser: PathParser) -> PathContract:

@@ -77,7 +77,7 @@ class PolicyServer:
         )
         self._native = NativeMessages(self)
         self.dialects: dict[str | None, Dialect] = {
-            PROTOCOL: NativeDialect(self, self.contract.to_map(), self._native),
+            PROTOCOL: NativeDialect(self, self.contract.to_map, self._native),
             None: OpenpiDialect(self, args.openpi),
         }
         self.routes = {

@@ -92,9 +92,7 @@ class RewardServer:
             pixels=args.limits.image_pixels,
         )
         self._messages = RewardMessages(self)
-        self.dialects: dict[str | None, Dialect] = {
-            PROTOCOL: NativeDialect(self, self.contract.to_map(), self._messages)
-        }
+        self.dialects: dict[str | None, Dialect] = {PROTOCOL: NativeDialect(self, self.contract.to_map, self._messages)}
         self.dialects[None] = self.dialects[PROTOCOL]
         self.routes = {
             **standard_routes(self, self.contract.to_map),

@@ -13,7 +13,7 @@ from serving.ingress import log_error
 from serving.websocket import PeerGoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from serving.auth import Principal
     from serving.dialects.messages import Messages
@@ -44,19 +44,19 @@ class NativeDialect:
     after a typed error, since nothing that follows them can be trusted to line up.
 
     Args:
-        contract: wire form of what the server says of itself on connect; `messages`: what it answers.
+        contract: gives the wire form of what the server says of itself on connect; `messages`: what it answers.
     """
 
-    def __init__(self, server: Speaker, contract: Mapping[str, Any], messages: Messages) -> None:
+    def __init__(self, server: Speaker, contract: Callable[[], Mapping[str, Any]], messages: Messages) -> None:
         self._server = server
         self._messages = messages
-        self._contract = encode(contract)
+        self._contract = contract
 
     async def serve(self, session: WebsocketSession) -> None:
         """Speak until the peer leaves."""
         running: set[asyncio.Task[None]] = set()
         try:
-            await session.send(self._contract)
+            await session.send(encode(self._contract()))
             await self._converse(session, running)
         except RoboserveError as error:
             log_error(error, service=self._server.name, transport="websocket")

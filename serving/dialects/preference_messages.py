@@ -113,13 +113,11 @@ class PreferenceDialect(NativeDialect):
     """
 
     def __init__(self, server: PreferenceServer, messages: PreferenceMessages) -> None:
-        super().__init__(server, server.contract.to_map(), messages)
+        super().__init__(server, self._described, messages)
         self._labeller, self._parts = server, messages
 
-    async def serve(self, session: WebsocketSession) -> None:
-        """Speak until the peer leaves; the contract is that of the adapter that answers now."""
-        self._contract = encode(self._labeller.contract.to_map())
-        await super().serve(session)
+    def _described(self) -> dict[str, Any]:
+        return self._labeller.contract.to_map()  # that of the adapter that answers now
 
     async def _answer(self, session: WebsocketSession, message: dict[str, Any], received: float) -> None:
         try:

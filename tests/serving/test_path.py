@@ -256,6 +256,22 @@ async def test_the_contract_health_and_metrics() -> None:
     assert engine.closed
 
 
+async def test_an_adapter_in_anothers_place_shows_in_contract_and_answers() -> None:
+    engine = SayingEngine()
+    server = path_server(engine, adapter="paths")
+    async with asyncio.timeout(20):
+        hashes = []
+        for version in ("1", "2"):
+            engine.adapters["paths"] = version
+            session = await Session().open(server.app, path="/path/mine")
+            contract = await session.hear()
+            reply = await session.ask({"type": "path", **ask()})
+            assert reply["model"]["content_hash"] == contract["content_hash"]
+            hashes.append(contract["content_hash"])
+            await session.end()
+        assert hashes[0] != hashes[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
