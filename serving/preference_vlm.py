@@ -80,18 +80,7 @@ class VlmLabeller:
         known.sort(key=lambda name: name != config.protocol)
         if engine.spec.images < 2:
             raise ValueError(f"engine.images: {engine.spec.images}, a pair needs 2")
-        self._spec = LabellerSpec(
-            id=engine.spec.id,
-            revision=engine.spec.revision,
-            content_hash=engine.spec.content_hash,
-            architecture="vlm",
-            dtype=engine.spec.dtype,
-            prompt_id=prompt.id,
-            protocols=tuple(known),
-            image_size=prompt.image_size,
-            max_frames=min(config.max_frames, engine.spec.images // 2),
-            goal_chars=config.goal_chars,
-        )
+        self._protocols: tuple[Protocols, ...] = tuple(known)
 
     @classmethod
     async def start(cls, config: Config) -> VlmLabeller:
@@ -110,15 +99,24 @@ class VlmLabeller:
 
     @property
     def spec(self) -> LabellerSpec:
-        """What answers now: an adapter that takes another's place under its name changes the hash."""
-        adapter = self._config.adapter
-        if adapter is None:
-            return self._spec
-        return replace(self._spec, content_hash=answering_hash(self._engine, adapter))
+        """What answers now: an adapter, or a model, that takes another's place under its name changes the hash."""
+        engine, config, prompt = self._engine.spec, self._config, self.prompt
+        return LabellerSpec(
+            id=engine.id,
+            revision=engine.revision,
+            content_hash=answering_hash(self._engine, config.adapter),
+            architecture="vlm",
+            dtype=engine.dtype,
+            prompt_id=prompt.id,
+            protocols=self._protocols,
+            image_size=prompt.image_size,
+            max_frames=min(config.max_frames, engine.images // 2),
+            goal_chars=config.goal_chars,
+        )
 
     async def label(self, pairs: Sequence[Pair], options: LabelOptions) -> list[Judgement]:
         """Label pairs; see `Labeller.label`, and `VlmEngine` for the errors of an engine."""
-        require_sane(pairs, options, self._spec)
+        require_sane(pairs, options, self.spec)
         return await together(self._judge(pair, options) for pair in pairs)
 
     def check_health(self) -> None:

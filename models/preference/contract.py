@@ -197,7 +197,7 @@ class Labeller(Protocol):
 
     @property
     def spec(self) -> LabellerSpec:
-        """What it is; constant over its life."""
+        """What it is; only revision and hash may change, where another model or adapter takes its place."""
         ...
 
     async def label(self, pairs: Sequence[Pair], options: LabelOptions) -> Sequence[Judgement]:

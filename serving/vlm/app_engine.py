@@ -5,6 +5,7 @@ An answer takes hundreds of milliseconds, so the hop that a deployment handle co
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from serving.vlm.engines import AppSettings
 
 
+_REFRESH_S = 5.0
+"""How long an adapter, or a model, that was put in the place of another may go unnoticed here."""
+
+
 class AppEngine:
     """Asks a VLM application's deployment; `connect` makes one."""
 
@@ -29,6 +34,7 @@ class AppEngine:
         self._handle = handle
         self.spec = spec
         self._adapters = dict(adapters)
+        self._refreshing: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(cls, settings: AppSettings) -> AppEngine:
@@ -42,11 +48,13 @@ class AppEngine:
             spec, adapters = await handle.describe.remote()
         except (RayError, RayServeException) as error:
             raise RoboserveError("unavailable", f"engine: no application {settings.application!r} answers") from error
-        return cls(handle, spec, adapters)
+        engine = cls(handle, spec, adapters)
+        engine._refreshing = asyncio.create_task(engine._refresh())
+        return engine
 
     @property
     def adapters(self) -> Mapping[str, str]:
-        """Name to content hash of the adapters, as of the connection or the last change through this engine."""
+        """Name to content hash of the adapters, as of a few seconds ago."""
         return dict(self._adapters)
 
     async def stream(self, request: VlmRequest) -> AsyncGenerator[VlmChunk]:
@@ -83,7 +91,19 @@ class AppEngine:
         """Nothing of its own can fail; a lost application shows at the next request."""
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Ask no more what the application runs."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+
+    async def _refresh(self) -> None:
+        """Ask now and then what the application runs: what others keep is filed under it."""
+        while True:
+            await asyncio.sleep(_REFRESH_S)
+            try:
+                self.spec, adapters = await self._handle.describe.remote()
+            except (RayError, RayServeException):
+                continue  # a request will say so
+            self._adapters = dict(adapters)
 
 
 def _typed(error: Exception) -> RoboserveError:

@@ -145,7 +145,8 @@ def test_pairs_go_in_as_many_requests_as_their_bytes_take(running) -> None:
     assert running.server.metrics.text().count(b'code="ok"') >= 1
     line = next(line for line in running.server.metrics.text().decode().splitlines() if "requests_total{" in line)
     assert float(line.rpartition(" ")[2]) == 5
-    running.server.labeller._spec = replace(running.server.labeller._spec, content_hash="c" * 64)
+    engine = running.server.labeller._engine
+    engine.spec = replace(engine.spec, content_hash="c" * 64)
     with pytest.raises(RoboserveError, match="changed from"):
         judge.label(pairs[:1], AskOptions())
     judge.close()
