@@ -104,7 +104,9 @@ def demo(
     server: Annotated[str | None, typer.Option(help="Use a running platform at ws://HOST:PORT.")] = None,
     out: Annotated[Path | None, typer.Option(help="Report folder; runs/demo-TIME when left out.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first scene.")] = 10_000,
+    *,
     reward: Annotated[str, typer.Option(help="Served reward model that watches, or none.")] = "robometer",
+    path: Annotated[str, typer.Option(help="Served path predictor that sees first frames, or none.")] = "metaworld",
 ) -> None:
     """Start the platform, let simulated robots do their tasks through it, and write a report with videos."""
     from roboserve.demo import DemoSettings, run_demo
@@ -118,6 +120,7 @@ def demo(
         episodes=episodes,
         robots=robots,
         reward=None if reward == "none" else reward,
+        path=None if path == "none" else path,
         seed=seed,
         out=out,
     )

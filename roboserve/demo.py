@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from roboserve.demo_robot import Job, Progress, drive
+from roboserve.demo_robot import Job, Progress, Services, drive
 from roboserve.report import write_report
 from roboserve.report.table import print_table
 from robot_client.robots.metaworld_tasks import TASKS, find_task
@@ -40,6 +40,7 @@ class DemoSettings:
         tasks: MetaWorld tasks; `episodes` of each, with seeds from `seed`.
         robots: simulated robots that run at once, so that the server has something to batch.
         reward: served reward model that watches every episode; None for no curves.
+        path: served path predictor that is shown every first frame; None for no paths.
         out: report folder; None names it after the time.
     """
 
@@ -49,6 +50,7 @@ class DemoSettings:
     episodes: int = 3
     robots: int = 2
     reward: str | None = "robometer"
+    path: str | None = "metaworld"
     seed: int = 10_000
     out: Path | None = None
 
@@ -92,6 +94,7 @@ def run_demo(settings: DemoSettings) -> int:
 def _command(settings: DemoSettings) -> str:
     chosen = "" if settings.tasks == tuple(TASKS) else f" --tasks {','.join(settings.tasks)}"
     chosen += "" if settings.reward == DemoSettings.reward else f" --reward {settings.reward or 'none'}"
+    chosen += "" if settings.path == DemoSettings.path else f" --path {settings.path or 'none'}"
     return f"roboserve demo --episodes {settings.episodes} --robots {settings.robots} --seed {settings.seed}{chosen}"
 
 
@@ -116,7 +119,7 @@ def _platform(settings: DemoSettings, folder: Path, console: Console) -> Iterato
             env={**os.environ, "ROBOSERVE_STATE_DIR": str((folder / "platform").resolve())},
         )
     try:
-        with console.status("starting the platform (Ray Serve, HAProxy, the policy, the reward model)"):
+        with console.status("starting the platform (Ray Serve, HAProxy, policy, reward model, vision-language model)"):
             yield "ws" + _wait_ready(process, log).removeprefix("http")
     finally:
         process.terminate()
@@ -144,10 +147,9 @@ def _run_fleet(settings: DemoSettings, folder: Path, server: str, console: Conso
         jobs.put(Job(task=task, seeds=tuple(range(settings.seed, settings.seed + settings.episodes))))
     for _ in range(settings.robots):
         jobs.put(None)
+    services = Services(server=server, reward=settings.reward, path=settings.path)
     robots = [
-        context.Process(
-            target=drive, args=(server, settings.reward, folder / "episodes", jobs, told), name=f"robot-{number}"
-        )
+        context.Process(target=drive, args=(services, folder / "episodes", jobs, told), name=f"robot-{number}")
         for number in range(settings.robots)
     ]
     for robot in robots:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FRAMES_WAITING = 512
 _JUDGED_HZ = 10.0
 """The rate of the rollouts that the embedded reward model learned from."""
+_PLAN_S = 20.0
 _JUDGE_S = 10.0
 """The reward model yields the cores to the policy, so on a busy machine a value may take seconds."""
 
@@ -87,12 +88,26 @@ class EpisodeVideo:
         self._encoder.add(image)
 
 
-def drive(server: str, reward: str | None, folder: Path, jobs: Any, told: Any) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Whom the robots talk to.
+
+    Attributes:
+        server: websocket address of the platform.
+        reward: name of the reward model that watches; None for none.
+        path: name of the path predictor that is shown the first frame; None for none.
+    """
+
+    server: str
+    reward: str | None = None
+    path: str | None = None
+
+
+def drive(services: Services, folder: Path, jobs: Any, told: Any) -> None:
     """Work through jobs until there are none left; runs in a process of its own.
 
     Args:
-        server: websocket address of the platform.
-        reward: name of the reward model that watches; None for none.
+        services: whom to talk to.
         folder: where each episode gets its folder.
         jobs: queue of `Job`, None at its end.
         told: queue that gets a `Progress` before and after every episode.
@@ -108,31 +123,35 @@ def drive(server: str, reward: str | None, folder: Path, jobs: Any, told: Any) -
     signal.signal(signal.SIGTERM, stop)
     while (job := jobs.get()) is not None:
         try:
-            _work(server, reward, folder, job, told, interrupted)
+            _work(services, folder, job, told, interrupted)
         except KeyboardInterrupt:
             return
         except Exception as error:  # noqa: BLE001
             told.put(Progress(task=job.task, seed=job.seeds[0], error=f"{type(error).__name__}: {error}"))
 
 
-def _work(server: str, reward: str | None, folder: Path, job: Job, told: Any, running: list[Episode]) -> None:
+def _work(services: Services, folder: Path, job: Job, told: Any, running: list[Episode]) -> None:
     from robot_client.link import LinkConfig, PolicyLink
     from robot_client.loop import Episode, EpisodeConfig
     from robot_client.punctuality import prefer_punctuality
     from robot_client.robots.metaworld import CONTROL_HZ, MAX_STEPS, MetaWorldRobot
+    from robot_client.subscribers.path_ask import PathAsked
     from robot_client.subscribers.reward_stream import RewardStream
     from robot_client.subscribers.timing_log import TimingLog
 
     robot = MetaWorldRobot(job.task)
     log = TimingLog(folder / job.task)
     subscribers: list[Subscriber] = [log, EpisodeVideo(lambda: log.folder)]
-    stream = None
-    if reward is not None:
-        stream = RewardStream(_reward_config(server, reward), lambda: log.folder)
+    stream = asked = None
+    if services.reward is not None:
+        stream = RewardStream(_reward_config(services.server, services.reward), lambda: log.folder)
         subscribers.append(stream)
+    if services.path is not None:
+        asked = PathAsked(services.server, lambda: log.folder, model=services.path, timeout_s=_PLAN_S)
+        subscribers.append(asked)
     prefer_punctuality()
     try:
-        with PolicyLink(LinkConfig(server), robot.interface) as link:
+        with PolicyLink(LinkConfig(services.server), robot.interface) as link:
             for seed in job.seeds:
                 told.put(Progress(task=job.task, seed=seed))
                 limit_s = MAX_STEPS / CONTROL_HZ + 1.0
@@ -143,8 +162,9 @@ def _work(server: str, reward: str | None, folder: Path, job: Job, told: Any, ru
                 running.clear()
                 told.put(_outcome(report, seed, None if stream is None else stream.latest))
     finally:
-        if stream is not None:
-            stream.close()
+        for watcher in (stream, asked):
+            if watcher is not None:
+                watcher.close()
         robot.close()
 
 

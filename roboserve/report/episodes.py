@@ -47,6 +47,12 @@ class EpisodeData:
         path = self.folder / "reward.json"
         return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
+    @cached_property
+    def path(self) -> dict[str, Any] | None:
+        """What `robot_client.subscribers.path_ask` wrote; None where no path predictor was asked."""
+        path = self.folder / "path.json"
+        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
     @property
     def final_progress(self) -> float | None:
         """The reward model's progress after the last frame that it judged."""

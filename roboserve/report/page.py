@@ -18,6 +18,7 @@ from markupsafe import Markup
 from roboserve.report.charts import batch_chart, latency_chart, lateness_chart, timeline_chart
 from roboserve.report.curves import Curve, curve_of, film_curve, small_curves
 from roboserve.report.episodes import EpisodeData, notable_events, read_episodes, reward_faults
+from roboserve.report.paths import film_path
 from roboserve.report.table import HEADINGS, cells
 
 _VIDEOS_PER_TASK = 1
@@ -37,6 +38,7 @@ class Film:
     data: str
     curve: Curve | None
     drawn: Markup | None
+    plan: Markup | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,7 @@ def write_report(folder: Path) -> Path:
         curves=_task_curves(episodes),
         model=_model(episodes),
         reward=_reward(episodes),
+        planner=_planner(episodes),
         reward_faults=reward_faults(episodes),
         machine=f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}",
         versions=_versions(),
@@ -116,6 +119,7 @@ def _film(item: EpisodeData, video: Path) -> Film:
         data=base64.b64encode(video.read_bytes()).decode(),
         curve=curve,
         drawn=film_curve(curve) if curve is not None and curve.times else None,
+        plan=film_path(item.path) if item.path and "points" in item.path else None,
     )
 
 
@@ -143,6 +147,12 @@ def _reward(episodes: list[EpisodeData]) -> str | None:
     return ", ".join(dict.fromkeys(f"{judge['model']}, revision {judge['revision']}" for judge in judges)) or None
 
 
+def _planner(episodes: list[EpisodeData]) -> str | None:
+    """Return the path predictors that were asked, and the revision of each."""
+    asked = [item.path for item in episodes if item.path and "points" in item.path]
+    return ", ".join(dict.fromkeys(f"{path['model']}, revision {path['revision']}" for path in asked)) or None
+
+
 def _versions() -> str:
     found = []
     for name in _VERSIONS:
@@ -160,6 +170,8 @@ def _events(episodes: list[EpisodeData]) -> list[dict[str, Any]]:
         name = f"{item.task}, scene {item.summary['seed']}"
         found += [{"episode": name, **event} for event in notable_events(item)]
         found += _reward_events(name, item)
+        if item.path and "fault" in item.path:
+            found.append({"episode": name, "kind": "path", "time_s": None, "message": item.path["fault"]})
         holds = {reason: count for reason, count in item.summary["holds"].items() if reason != "waiting"}
         found += [
             {"episode": name, "kind": "hold", "time_s": None, "message": f"{count} ticks held: {reason}"}

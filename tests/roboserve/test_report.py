@@ -126,6 +126,23 @@ def test_the_page_shows_each_episode_as_the_reward_model_saw_it(run: Path) -> No
     assert "1 frames without a value" not in page, "the film of the episode whose frames were all judged"
 
 
+def test_a_predicted_path_lies_over_its_film(run: Path) -> None:
+    path = {"points": [[0.1, 0.2], [0.5, 0.5], [0.9, 0.4]], "gripper_open": [True, True, False]}
+    told = {**path, "model": "planner", "revision": "4", "issues": []}
+    (run / "episodes" / "open" / "0000" / "path.json").write_text(json.dumps(told), "utf-8")
+    lost = {"camera": "front", "instruction": "shut", "fault": "unavailable: nobody <there>"}
+    (run / "episodes" / "shut" / "0000" / "path.json").write_text(json.dumps(lost), "utf-8")
+    page = write_report(run).read_text("utf-8")
+    [drawn] = re.findall(r'<svg class="plan".*?</svg>', page)
+    assert drawn.count("<line") == 2
+    assert re.findall(r'<circle class="(\w+)" cx="([\d.]+)" cy="([\d.]+)"', drawn) == [
+        ("open", "10.0", "20.0"),
+        ("closed", "90.0", "40.0"),
+    ]
+    assert "planner, revision 4" in page
+    assert "nobody &lt;there&gt;" in page
+
+
 def test_without_a_reward_model_the_page_says_nothing_of_one(run: Path) -> None:
     for path in run.glob("episodes/*/*/reward.json"):
         path.unlink()
