@@ -33,6 +33,13 @@ class Adapter(StrEnum):
     PREFERENCE = "preference"
 
 
+class Read(StrEnum):
+    """What the small network on top of the vision tower reads."""
+
+    PLACES = "places"
+    MEAN = "mean"
+
+
 class Method(StrEnum):
     """How a folder is finetuned: all weights, an adapter, or an adapter of a base in four bits."""
 
@@ -59,9 +66,13 @@ def collect(
 def vision(
     data: DataOption = DATA,
     work: WorkOption = WORK,
-    steps: StepsOption = 1400,
+    steps: StepsOption = 600,
     batch: Annotated[int, typer.Option(help="Frames in a step.")] = 64,
     learning_rate: RateOption = 1.5e-3,
+    read: Annotated[Read, typer.Option(help="What is read: all tokens at their places, or their mean.")] = Read.PLACES,
+    start: Annotated[Path | None, typer.Option(help="Run folder whose tower it starts from.")] = None,
+    *,
+    name: Annotated[str, typer.Option(help="Run folder in `work`.")] = "vision",
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
 ) -> None:
@@ -70,7 +81,14 @@ def vision(
     from finetune.vlm.vision import VisionConfig
 
     config = VisionConfig(
-        out=work / "vision", steps=steps, batch=batch, learning_rate=learning_rate, seed=seed, threads=threads
+        out=work / name,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        read=read.value,
+        start=start,
+        seed=seed,
+        threads=threads,
     )
     with progress_bars() as bars:
         bar = bars.add_task("vision", total=steps, note="")
@@ -83,9 +101,11 @@ def vision(
 def train(
     data: DataOption = DATA,
     work: WorkOption = WORK,
-    steps: StepsOption = 1500,
-    batch: Annotated[int, typer.Option(help="Conversations in a step.")] = 48,
+    tower: Annotated[str, typer.Option(help="Run of stage one, in `work`, that it starts from.")] = "means",
+    steps: StepsOption = 1000,
+    batch: Annotated[int, typer.Option(help="Conversations in a step.")] = 32,
     learning_rate: RateOption = 1.5e-3,
+    *,
     model_id: Annotated[str, typer.Option(help="What the model is called.")] = "metaworld-vlm",
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
@@ -105,7 +125,7 @@ def train(
     )
     with progress_bars() as bars:
         report = _reporting(bars, "base", steps)
-        folder = Recipe(data=data, work=work).base(config, work / "vision", report, model_id=model_id)
+        folder = Recipe(data=data, work=work).base(config, work / tower, report, model_id=model_id)
     typer.echo(f"checkpoint: {folder}")
 
 

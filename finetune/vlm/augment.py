@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Jitter:
-    """Largest changes: `shift` and `zoom` as shares of the side, `turn` in degrees, `light` and `tint` as shares."""
+    """Largest changes.
+
+    Attributes:
+        shift, zoom: shares of the side; `turn`: degrees.
+        light, tint: shares, of all colours and of each; `noise`: standard deviation, of 255.
+        hues: share of pictures whose colours are turned about grey, by any angle.
+    """
 
     shift: float = 0.05
     zoom: float = 0.06
@@ -22,6 +28,7 @@ class Jitter:
     light: float = 0.25
     tint: float = 0.12
     noise: float = 3.0
+    hues: float = 0.4
 
 
 def drawn_map(random: np.random.Generator, jitter: Jitter) -> NDArray[np.float64]:
@@ -51,9 +58,19 @@ def mapped(image: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.
 
 def relit(image: NDArray[np.uint8], random: np.random.Generator, jitter: Jitter) -> NDArray[np.uint8]:
     """Return the image with another brightness, contrast and tint, and a little noise."""
+    colours = np.eye(3)
+    if random.random() < jitter.hues:
+        colours = _turned_hues(random.uniform(-np.pi, np.pi))
     gain = (1.0 + random.uniform(-jitter.light, jitter.light)) * (1.0 + random.uniform(-jitter.tint, jitter.tint, 3))
     offset = 128.0 * random.uniform(-jitter.light, jitter.light) * 0.5
-    changed = image * gain.astype(np.float32) + np.float32(offset)
+    changed = image.astype(np.float32) @ (colours * gain).astype(np.float32) + np.float32(offset)
     if jitter.noise:
         changed += random.normal(0.0, jitter.noise * random.random(), (*image.shape[:2], 1)).astype(np.float32)
     return np.clip(changed, 0, 255).astype(np.uint8)
+
+
+def _turned_hues(angle: float) -> NDArray[np.float64]:
+    """Return the rotation of red, green and blue about grey, float64 (3, 3) (Rodrigues' formula)."""
+    axis = np.full(3, 3**-0.5)
+    across = np.array([[0.0, -axis[2], axis[1]], [axis[2], 0.0, -axis[0]], [-axis[1], axis[0], 0.0]])
+    return np.asarray(np.eye(3) + np.sin(angle) * across + (1.0 - np.cos(angle)) * across @ across)

@@ -153,34 +153,45 @@ def _untaught(task: str) -> bool:
 
 
 def _recipe(work: Path) -> str:
-    runs = {name: work / name for name in ("vision", "base", "adapter-path", "adapter-preference")}
-    configs = {name: run_config(run) for name, run in runs.items()}
-    minutes = {name: last_metrics(run)["seconds"] / 60 for name, run in runs.items()}
-    commands = [
-        "collect",
-        f"vision --steps {configs['vision']['steps']} --batch {configs['vision']['batch']}",
-        f"train --steps {configs['base']['steps']} --batch {configs['base']['batch']}",
-        *(
-            f"adapt {name} --steps {configs[f'adapter-{name}']['steps']} "
-            f"--learning-rate {configs[f'adapter-{name}']['learning_rate']:g}"
-            for name in ("path", "preference")
-        ),
-        "evaluate",
-        "card",
-    ]
-    listed = "".join(f"python -m finetune.vlm {command}\n" for command in commands)
+    base = run_config(work / "base")
+    towers = _chain(work / base["tower"])
+    adapters = [work / f"adapter-{name}" for name in ("path", "preference")]
+    commands = ["collect", *(_vision_command(run) for run in towers)]
+    commands.append(f"train --tower {base['tower']} {_numbers(base)}")
+    commands += [f"adapt {run.name.removeprefix('adapter-')} {_numbers(run_config(run))}" for run in adapters]
+    listed = "".join(f"python -m finetune.vlm {command}\n" for command in (*commands, "evaluate", "card"))
+    runs = (*towers, work / "base", *adapters)
+    minutes = {run.name: last_metrics(run)["seconds"] / 60 for run in runs}
     taken = ", ".join(f"{name} {value:.0f}" for name, value in minutes.items())
     return (
         "## Recipe\n\n"
         f"```\n{listed}```\n\n"
         "Frames of scripted experts, and of the ways in which they fail, of 25 tasks; from every one of them the "
         "expert goes on to success without being drawn, which gives the way ahead and the steps that are left. Looks "
-        "of training and of evaluation share no hue, no texture and no shape of things that lie about. Stage one "
-        "teaches the vision tower by regression; stage two the whole model, both lessons in every batch; stage three "
-        "an adapter (LoRA of the language model) for each. A coordinate is one token of a hundred, and its neighbours "
-        "are taught a little too.\n\n"
-        f"Minutes on one shared CPU core: {taken}; {sum(minutes.values()):.0f} in all.\n"
+        "of training and of evaluation share no hue, no texture and no shape of things that lie about; while it "
+        "learns, the colours of some pictures are turned about grey. Stage one teaches the vision tower by "
+        "regression; stage two the whole model, both lessons in every batch; stage three an adapter (LoRA of the "
+        "language model) for each. A coordinate is one token of a hundred, and its neighbours are taught a little "
+        "too.\n\n"
+        f"Minutes on a CPU core that others used too: {taken}; {sum(minutes.values()):.0f} in all.\n"
     )
+
+
+def _chain(run: Path) -> list[Path]:
+    """Return a run of stage one and those whose towers it started from, the first one first."""
+    start = run_config(run).get("start")
+    return [*(_chain(run.parent / start.rsplit("/", 1)[-1]) if start else []), run]
+
+
+def _vision_command(run: Path) -> str:
+    config = run_config(run)
+    start = config.get("start")
+    options = f" --read {config['read']} --start {start}" if start else ""
+    return f"vision --name {run.name}{options} {_numbers(config)}"
+
+
+def _numbers(config: Mapping[str, Any]) -> str:
+    return f"--steps {config['steps']} --batch {config['batch']} --learning-rate {config['learning_rate']:g}"
 
 
 def _use(memory: str | None) -> str:

@@ -27,10 +27,17 @@ _ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conversation:
-    """What was asked, with its pictures, and the answer that is taught."""
+    """What was asked, with its pictures, and the answer that is taught.
+
+    Attributes:
+        of_images: a number that is true of each picture, for `hints`; empty where none is known.
+        of_answer: numbers that are true of the answer, likewise.
+    """
 
     messages: tuple[Message, ...]
     answer: str
+    of_images: tuple[float, ...] = ()
+    of_answer: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,10 +84,15 @@ class Learning:
     Attributes:
         tensors: arguments of the forward, see `models.vlm.inputs.Batch`.
         answers: bool (B, L), tokens that are to be foretold.
+        image_ends: int64 (images,), places of the last tokens of all pictures in the flattened (B L).
+        of_images: float32 (images,), of_answer: float32 (B, n): see `Conversation`; None where some are not known.
     """
 
     tensors: dict[str, Tensor]
     answers: Tensor
+    image_ends: Tensor
+    of_images: Tensor | None
+    of_answer: Tensor | None
 
 
 def batch(composer: Composer, conversations: Sequence[Conversation]) -> Learning:
@@ -89,7 +101,17 @@ def batch(composer: Composer, conversations: Sequence[Conversation]) -> Learning
     tensors = composer.batch([example.prompt for example in examples], pad="right").tensors
     places = torch.arange(tensors["input_ids"].shape[1])[None]
     asked = torch.tensor([example.asked for example in examples])[:, None]
-    return Learning(tensors=tensors, answers=(places >= asked) & (tensors["attention_mask"] > 0))
+    is_image = torch.nn.functional.pad(tensors["mm_token_type_ids"], (0, 1))
+    image_ends = ((is_image[:, :-1] > 0) & (is_image[:, 1:] == 0)).flatten().nonzero()[:, 0]
+    of_images = [number for conversation in conversations for number in conversation.of_images]
+    of_answer = [conversation.of_answer for conversation in conversations]
+    return Learning(
+        tensors=tensors,
+        answers=(places >= asked) & (tensors["attention_mask"] > 0),
+        image_ends=image_ends,
+        of_images=torch.tensor(of_images) if len(of_images) == len(image_ends) and of_images else None,
+        of_answer=torch.tensor(of_answer) if all(of_answer) else None,
+    )
 
 
 class JsonlConversations:

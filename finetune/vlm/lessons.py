@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 _SAME_LOOK, _TIES = 0.7, 0.2
 _TRIES = 30
+HINT_POINTS = 6
+"""Points of a way, at equal shares of its length, that a network is hinted at."""
 
 
 def path_answer(path: Path) -> str:
@@ -82,7 +84,8 @@ class PathLesson:
         if self._jitter is not None:
             image, path = changed(image, path, random, self._jitter)
         quest = said(instructions(task), random)
-        return Conversation(messages=path_question(image, quest), answer=path_answer(path))
+        ahead = path.resampled(HINT_POINTS).points.ravel().tolist()
+        return Conversation(messages=path_question(image, quest), answer=path_answer(path), of_answer=tuple(ahead))
 
 
 def changed(
@@ -129,7 +132,8 @@ class PreferenceLesson:
                 for side, image in enumerate(images)
             ]
         goal = said(goals(task), random).removesuffix(".")
-        return Conversation(messages=preference_question(images[0], images[1], goal), answer=str(label))
+        near = (infos[first].progress, infos[second].progress)
+        return Conversation(messages=preference_question(images[0], images[1], goal), answer=str(label), of_images=near)
 
     def _pair(self, task: str, random: np.random.Generator) -> tuple[int, int]:
         everything, groups = self._of[task]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from finetune.rewards.collect import TRAINING_TASKS
-from finetune.rewards.run import run_weights
 from finetune.vlm.adapters import LoraSettings, add_lora, save_adapter
 from finetune.vlm.augment import Jitter
 from finetune.vlm.embedded import (
@@ -22,11 +21,11 @@ from finetune.vlm.embedded import (
     number_ids,
     write_side_files,
 )
-from finetune.vlm.lessons import PathLesson, PreferenceLesson
+from finetune.vlm.lessons import HINT_POINTS, PathLesson, PreferenceLesson
 from finetune.vlm.material import load_frames
 from finetune.vlm.pixels import PatchProcessor
-from finetune.vlm.train import Lesson, Task, TrainConfig, soft_numbers, train
-from finetune.vlm.vision import VisionConfig, train_vision
+from finetune.vlm.train import Hints, Lesson, Task, TrainConfig, train
+from finetune.vlm.vision import VisionConfig, tower_of, train_vision
 from finetune.vlm.words import all_texts
 from models.robometer.network import fast_patches, to_dtype
 from models.vlm.inputs import Composer
@@ -39,8 +38,9 @@ if TYPE_CHECKING:
 
 AdapterName = Literal["path", "preference"]
 ADAPTERS: tuple[AdapterName, ...] = ("path", "preference")
-_ALIKE = 3.0
-"""Hundredths over which the vectors of numbers begin alike."""
+_WAVES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+"""Along the numbers from 0 to 99."""
+_LOUD = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +106,21 @@ class Recipe:
         """
         tokenizer = self.tokenizer()
         network = self.network(tokenizer, config.seed)
-        network.model.visual.load_state_dict(_tower(tower))
+        network.model.visual.load_state_dict(tower_of(tower))
         frames = self.frames()
         lessons = (
             Lesson(name="path", source=PathLesson(frames, self.jitter), share=2.0),
             Lesson(name="preference", source=PreferenceLesson(frames, self.jitter)),
         )
-        task = Task(network=network, composer=self.composer(tokenizer), lessons=lessons, numbers=number_ids(tokenizer))
+        task = Task(
+            network=network,
+            composer=self.composer(tokenizer),
+            lessons=lessons,
+            numbers=number_ids(tokenizer),
+            hints=Hints(self.sizes.width, answer=2 * HINT_POINTS),
+            slow=("model.visual.",),
+            identity={"jitter": asdict(self.jitter), "hints": HINT_POINTS, "tower": tower.name},
+        )
         train(config, task, report=report)
         return self.write(network, tokenizer, model_id=model_id)
 
@@ -154,7 +162,7 @@ class Recipe:
             composer=self.composer(loaded.tokenizer),
             lessons=(Lesson(name=name, source=source),),
             numbers=number_ids(loaded.tokenizer),
-            identity={"base": loaded.folder.content_hash, "lora": vars(lora)},
+            identity={"base": loaded.folder.content_hash, "lora": vars(lora), "jitter": asdict(self.jitter)},
         )
         train(config, task, report=report)
         return save_adapter(network, self.checkpoint / "adapters" / name, base=loaded.folder.id)
@@ -162,12 +170,12 @@ class Recipe:
 
 @torch.no_grad()
 def _order_numbers(embeddings: torch.Tensor, numbers: tuple[int, ...]) -> None:
-    """Let neighbouring numbers begin alike, in place: random vectors are smoothed along the line of numbers."""
-    drawn = embeddings[list(numbers)]
-    smooth = soft_numbers(_ALIKE) @ drawn
-    embeddings[list(numbers)] = smooth * (drawn.std() / smooth.std())
+    """Let neighbouring numbers begin alike, in place: waves along the line of numbers, each in a direction of its own.
 
-
-def _tower(run: Path) -> dict[str, torch.Tensor]:
-    weights = run_weights(run)
-    return {name.removeprefix("visual."): value for name, value in weights.items() if name.startswith("visual.")}
+    What has to be said is then a few amplitudes, the long waves first, instead of one of a hundred unrelated vectors.
+    """
+    width = embeddings.shape[1]
+    directions = torch.linalg.qr(torch.randn(width, min(width, 2 * len(_WAVES))))[0].T
+    phases = torch.arange(len(numbers))[:, None] / len(numbers) * 2 * torch.pi * torch.tensor(_WAVES)[None]
+    waves = torch.cat([phases.cos(), phases.sin()], dim=1)[:, : len(directions)] @ directions
+    embeddings[list(numbers)] += waves * (_LOUD * embeddings.std() / waves.std())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from finetune.rewards.run import Run, cosine_rate
 from finetune.vlm.conversations import batch
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
     from finetune.vlm.conversations import Learning, Source
     from models.vlm.inputs import Composer
+
+SLOW = 0.3
+_HINTED = -2
+_NO_IDENTITY = ("out", "threads", "checkpoint_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,8 @@ class Task:
         composer: renders conversations as the network's checkpoint reads them.
         lessons: at least one.
         numbers: ids of the tokens of 00 to 99, in order, where they are one token each; empty otherwise.
+        hints: reads what is true of pictures and answers off the hidden states, and is trained beside the network.
+        slow: beginnings of names of parameters that learn at `SLOW` times the rate: they were trained before.
         identity: what else makes the run what it is.
     """
 
@@ -86,6 +93,8 @@ class Task:
     composer: Composer
     lessons: tuple[Lesson, ...]
     numbers: tuple[int, ...] = ()
+    hints: Hints | None = None
+    slow: tuple[str, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -99,13 +108,11 @@ def train(config: TrainConfig, task: Task, *, report: Callable[[int, dict[str, f
         ValueError: the folder holds a run with other settings.
     """
     torch.set_num_threads(config.threads)
-    part = _Trained(task.network)
+    part = _Trained(task.network, task.hints)
     optimizer = torch.optim.AdamW(
-        _groups(part.parameters_of(), config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98)
+        part.groups(config.weight_decay, task.slow), lr=config.learning_rate, betas=(0.9, 0.98)
     )
-    identity = {
-        name: value for name, value in vars(config).items() if name not in ("out", "threads", "checkpoint_every")
-    }
+    identity = {name: value for name, value in vars(config).items() if name not in _NO_IDENTITY}
     shares = {lesson.name: lesson.share for lesson in task.lessons}
     run = Run(folder=config.out, identity={**identity, "lessons": shares, **task.identity})
     run.restore(part, optimizer)
@@ -116,7 +123,8 @@ def train(config: TrainConfig, task: Task, *, report: Callable[[int, dict[str, f
         random = np.random.default_rng([config.seed, run.step])
         torch.manual_seed(config.seed * 1_000_003 + run.step)
         for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(config.learning_rate, run.step, config.steps, warmup=config.warmup)
+            rate = config.learning_rate * group["factor"]
+            group["lr"] = cosine_rate(rate, run.step, config.steps, warmup=config.warmup)
         optimizer.zero_grad()
         losses = _step(config, task, random, soft)
         nn.utils.clip_grad_norm_(part.parameters_of(), config.clip)
@@ -140,7 +148,10 @@ def _step(config: TrainConfig, task: Task, random: np.random.Generator, soft: Te
         for first in range(0, count, config.micro or count):
             size = min(config.micro or count, count - first)
             learning = batch(task.composer, lesson.source.draw(random, size))
-            loss = answer_loss(task.network, learning, task.numbers, soft)
+            loss, hint = answer_loss(task.network, learning, task.numbers, soft, hints=task.hints)
+            if hint is not None:
+                losses[f"{lesson.name}_hint"] = losses.get(f"{lesson.name}_hint", 0.0) + hint.item() * size / count
+                loss = loss + hint
             (loss * (size / config.batch)).backward()  # type: ignore[no-untyped-call]
             losses[lesson.name] += loss.item() * size / count
     return losses
@@ -155,18 +166,26 @@ def _counts(total: int, lessons: Sequence[Lesson]) -> list[int]:
 
 
 def answer_loss(
-    network: nn.Module, learning: Learning, numbers: Sequence[int] = (), soft: Tensor | None = None
-) -> Tensor:
+    network: nn.Module,
+    learning: Learning,
+    numbers: Sequence[int] = (),
+    soft: Tensor | None = None,
+    *,
+    hints: Hints | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """Return the negative log-likelihood of the answers: the mean over conversations of each answer's mean.
+
+    Returns:
+        the loss, and that of the hints.
 
     Args:
         numbers: ids of the number tokens; `soft`: float (100, 100), for each number what is taught in its place.
     """
     device = next(network.parameters()).device
     tensors = {name: value.to(device) for name, value in learning.tensors.items()}
-    logits = network(**tensors, use_cache=False).logits
+    out = network(**tensors, use_cache=False, output_hidden_states=hints is not None)
     asked = learning.answers[:, 1:].to(device)
-    chosen = logits[:, :-1][asked].float().log_softmax(-1)
+    chosen = out.logits[:, :-1][asked].float().log_softmax(-1)
     wanted = tensors["input_ids"][:, 1:][asked]
     losses = -chosen.gather(1, wanted[:, None]).squeeze(1)
     if soft is not None:
@@ -178,7 +197,7 @@ def answer_loss(
     rows = asked.nonzero()[:, 0]
     weights = 1.0 / asked.sum(1).clamp(min=1)[rows]
     mean: Tensor = (losses * weights).sum() / len(asked)
-    return mean
+    return mean, None if hints is None else hints(out.hidden_states[_HINTED], learning)
 
 
 def soft_numbers(deviation: float) -> Tensor:
@@ -187,22 +206,55 @@ def soft_numbers(deviation: float) -> Tensor:
     return torch.softmax(-((steps[None] - steps[:, None]) ** 2) / (2 * deviation**2), dim=1)
 
 
-def _groups(parameters: Sequence[nn.Parameter], decay: float) -> list[dict[str, Any]]:
-    """Matrices are decayed, gains and biases are not."""
-    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-    others = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+class Hints(nn.Module):
+    """Reads what is true of a picture off its last token, and of an answer off the token at which it is asked.
+
+    Answers teach a small network slowly: which of two pictures is nearer a goal is one bit. With numbers to foretell
+    for each picture and each way, what these are read from comes to be in the hidden states, one layer before the last,
+    so that the last one can compare; this module is then dropped.
+
+    Args:
+        width: of the hidden states; `answer`: numbers that are true of an answer.
+    """
+
+    def __init__(self, width: int, *, answer: int) -> None:
+        super().__init__()
+        self.image = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.answer = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, answer))
+
+    def forward(self, hidden: Tensor, learning: Learning) -> Tensor:
+        """Return the loss of what is hinted at, 0 where nothing is known; hidden states are (B, L, width)."""
+        loss = hidden.new_zeros(())
+        if learning.of_images is not None:
+            read = self.image(hidden.flatten(0, 1)[learning.image_ends.to(hidden.device)]).squeeze(1)
+            loss = loss + functional.smooth_l1_loss(read, learning.of_images.to(hidden.device), beta=0.1)
+        if learning.of_answer is not None:
+            asked = learning.answers.int().argmax(dim=1).to(hidden.device) - 1
+            read = self.answer(hidden[torch.arange(len(hidden)), asked])
+            loss = loss + 3 * functional.smooth_l1_loss(read, learning.of_answer.to(hidden.device), beta=0.05)
+        return loss
 
 
 class _Trained(nn.Module):
     """The part of a network that is trained, as a run keeps it: a frozen base does not belong to every checkpoint."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, hints: Hints | None) -> None:
         super().__init__()
         self._parts = {name: value for name, value in network.named_parameters() if value.requires_grad}
         if not self._parts:
             raise ValueError("network: no parameter requires a gradient")
+        if hints is not None:
+            self._parts |= {f"hints.{name}": value for name, value in hints.named_parameters()}
+
+    def groups(self, decay: float, slow: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: matrices are decayed, gains and biases are not; what is slow learns slowly."""
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, value in self._parts.items():
+            groups.setdefault((value.ndim > 1, name.startswith(slow) if slow else False), []).append(value)
+        return [
+            {"params": values, "weight_decay": decay if matrices else 0.0, "factor": SLOW if slowly else 1.0}
+            for (matrices, slowly), values in groups.items()
+        ]
 
     def parameters_of(self) -> list[nn.Parameter]:
         """Return the parameters, in order."""

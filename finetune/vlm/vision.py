@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finetune.rewards.run import Run, cosine_rate
+from finetune.rewards.run import Run, cosine_rate, run_weights
 from finetune.vlm.augment import Jitter
 from finetune.vlm.embedded import Sizes
 from finetune.vlm.lessons import changed
@@ -40,13 +40,19 @@ class VisionConfig:
     Attributes:
         out: run folder; `steps`, `batch`: optimiser steps and frames in each; `learning_rate`: peak of a cosine.
         jitter: how frames are changed.
+        read: what the small network on top reads: the tokens at their places ("places"), which a tower learns by
+            quickest; or their mean ("mean"), for which every token must come to hold what is true of the whole picture,
+            as a young language model, whose attention is nearly even, needs it.
+        start: run folder whose tower it starts from; None for a fresh one.
         seed, threads: of PyTorch.
     """
 
     out: Path
     sizes: Sizes = field(default_factory=Sizes)
     jitter: Jitter = field(default_factory=Jitter)
-    steps: int = 1400
+    read: Literal["places", "mean"] = "places"
+    start: Path | None = None
+    steps: int = 600
     batch: int = 64
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
@@ -61,12 +67,16 @@ class SceneReader(nn.Module):
 
     Args:
         visual: the tower that is trained, with its deepstack outputs; `sizes`: its sizes; `tasks`: number of tasks.
+        read: see `VisionConfig`.
     """
 
-    def __init__(self, visual: nn.Module, sizes: Sizes, tasks: int) -> None:
+    def __init__(
+        self, visual: nn.Module, sizes: Sizes, tasks: int, *, read: Literal["places", "mean"] = "places"
+    ) -> None:
         super().__init__()
         self.visual: Any = visual
-        tokens = (sizes.image // sizes.patch // 2) ** 2
+        self._mean = read == "mean"
+        tokens = 1 if self._mean else (sizes.image // sizes.patch // 2) ** 2
         inputs = tokens * sizes.width * (1 + len(sizes.deepstack))
         self.squeeze = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, 192))
         self.task = nn.Embedding(tasks, 192)
@@ -83,9 +93,20 @@ class SceneReader(nn.Module):
         """
         count = len(tasks)
         seen = self.visual(patches, grid_thw=torch.tensor([[1, self._grid, self._grid]] * count))
-        layers = [layer.reshape(count, -1) for layer in (seen.pooler_output, *seen.deepstack_features)]
+        layers = [layer.reshape(count, -1, layer.shape[-1]) for layer in (seen.pooler_output, *seen.deepstack_features)]
+        layers = [layer.mean(1) if self._mean else layer.flatten(1) for layer in layers]
         hidden = self.squeeze(torch.cat(layers, dim=1))
         return self.read(hidden + self.task(tasks)), self.name(functional.gelu(hidden))
+
+
+def tower_of(run: Path) -> dict[str, Tensor]:
+    """Return the weights of the tower that a run trained.
+
+    Raises:
+        FileNotFoundError: it saved none.
+    """
+    weights = run_weights(run)
+    return {name.removeprefix("visual."): value for name, value in weights.items() if name.startswith("visual.")}
 
 
 def train_vision(
@@ -99,7 +120,9 @@ def train_vision(
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     tasks = frames.tasks
-    reader = SceneReader(visual, config.sizes, len(tasks))
+    if config.start is not None:
+        visual.load_state_dict(tower_of(config.start))
+    reader = SceneReader(visual, config.sizes, len(tasks), read=config.read)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     identity = {name: value for name, value in asdict(config).items() if name not in ("out", "threads")}
     run = Run(folder=config.out, identity=identity | {"frames": len(frames)})
@@ -166,6 +189,6 @@ def _losses(reader: SceneReader, seen: _Seen) -> tuple[Tensor, float]:
     wanted = seen.points[seen.ahead]
     loss = 4 * functional.smooth_l1_loss(points * 4, wanted * 4, beta=0.1)
     loss = loss + 0.2 * functional.binary_cross_entropy_with_logits(opens, seen.opens[seen.ahead])
-    loss = loss + functional.smooth_l1_loss(read[:, -1], seen.progress, beta=0.1)
+    loss = loss + 2 * functional.smooth_l1_loss(read[:, -1], seen.progress, beta=0.1)
     loss = loss + 0.05 * functional.cross_entropy(named, seen.tasks)
     return loss, float((points - wanted).norm(dim=-1).mean().detach())

@@ -70,9 +70,11 @@ def work(tmp_path_factory, data):
     for name in ("path", "preference"):
         settings = TrainConfig(out=recipe.work / f"adapter-{name}", steps=1, batch=2)
         recipe.adapt(name, settings, LoraSettings(rank=2), lambda *_: None)
-    for name in ("vision", "base", "adapter-path", "adapter-preference"):
+    for name in ("vision", "means", "base", "adapter-path", "adapter-preference"):
         (recipe.work / name / "config.json").unlink(missing_ok=True)
-        run = Run(folder=recipe.work / name, identity={"steps": 1, "batch": 2, "learning_rate": 0.1}, step=1)
+        identity = {"steps": 1, "batch": 2, "learning_rate": 0.1, "tower": "means", "read": "mean"}
+        identity |= {"start": "runs/vlm/vision"} if name == "means" else {}
+        run = Run(folder=recipe.work / name, identity=identity, step=1)
         run.log(loss=1.0)
     return recipe.work
 
@@ -116,6 +118,7 @@ def test_an_untrained_model_is_judged_and_gets_its_card(work, config, tmp_path):
     text = write_card(work, path).read_text("utf-8")
     assert "| all cells held out | 4 |" in text
     assert str(work) not in text
+    assert "vision --name means --read mean --start runs/vlm/vision --steps 1" in text
     (work / "checkpoint" / "model.safetensors").touch()
     damaged = json.loads(path.read_text()) | {"content_hash": "0"}
     (tmp_path / "other.json").write_text(json.dumps(damaged))
