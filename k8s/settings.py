@@ -23,8 +23,8 @@ class WorkerGroup(Strict):
     """One kind of worker pod. The in-tree autoscaler keeps between `min_replicas` and `max_replicas` of them."""
 
     name: Name = "gpu"
-    min_replicas: int = Field(3, ge=0)
-    max_replicas: int = Field(12, ge=1, le=1000)
+    min_replicas: int = Field(4, ge=0)
+    max_replicas: int = Field(16, ge=1, le=1000)
     cpu: Quantity = "8"
     memory: Quantity = "32Gi"
     gpus: int = Field(1, ge=0, le=16)

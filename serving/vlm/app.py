@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, cast
 
 from ray import serve
@@ -43,6 +44,9 @@ class VlmService:
         refuse_an_open_door(args, host)
         logger.info("starting", extra={"model": args.name, "proxy_host": host, "keys_file": args.auth.keys_file})
         self._server = await VlmServer.start(args, replica=serve.get_replica_context().replica_id.unique_id)
+        # After the model is there: a start that yields to a busy fleet would take for ever. Threads made later, such as
+        # the one that forwards run on, inherit it.
+        os.nice(args.niceness)
         self._bridge = RayMetricsBridge(self._server.metrics.registry)
         self._bridge.start()
 

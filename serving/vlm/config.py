@@ -26,3 +26,6 @@ class VlmArgs(ServiceArgs):
 
     engine: EngineSettings
     vlm: VlmLimits = VlmLimits()
+    niceness: int = Field(
+        0, ge=0, le=19, description="how far the engine's own work yields the cores, in steps of nice(1)"
+    )

@@ -266,11 +266,11 @@ def test_client_addresses_and_closed_doors_are_settings() -> None:
 
 def test_a_drain_leaves_all_workers_but_one(documents: list[dict[str, Any]]) -> None:
     (budget,) = (item for item in documents if item["kind"] == "PodDisruptionBudget")
-    assert budget["spec"]["minAvailable"] == 2
+    assert budget["spec"]["minAvailable"] == sum(group.min_replicas for group in ClusterSettings().worker_groups) - 1
 
 
 def test_a_cluster_that_is_too_small_is_refused_with_both_numbers() -> None:
-    for group, numbers in (({"max_replicas": 4}, ("12 GPUs", "4")), ({"min_replicas": 1}, ("3 GPUs", "1"))):
+    for group, numbers in (({"max_replicas": 4}, ("16 GPUs", "4")), ({"min_replicas": 1}, ("4 GPUs", "1"))):
         with pytest.raises(ManifestError) as refusal:
             render(CONFIG, ClusterSettings.model_validate({"worker_groups": [group]}))
         assert all(number in str(refusal.value) for number in numbers)
