@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from clients.path_messages import PathReplies
 
-DEFAULT_MODEL, SERVED_MODEL = "zoo:metaworld-vlm", "path"
+DEFAULT_MODEL, SERVED_MODEL = "zoo:metaworld-vlm", "metaworld"
 """What is asked where nothing is chosen: in this process, and on a platform."""
 _ADAPTER = "path"
 _MOST_BYTES = 2**24

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clients.errors import RoboserveError
-from clients.images import decode_image
 from models.vlm.messages import Message
+from serving.clips import ClipLimits, decode_frame
 from serving.vlm.contract import Constraint, Sampling
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def inline_image(url: str, *, field: str, pixels: int) -> Any:
         raw = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise RoboserveError("invalid_image", f"{field}: is not base64") from error
-    return decode_image(raw, field=field, max_pixels=pixels)
+    return decode_frame(raw, field, ClipLimits(frames=1, pixels=pixels))
 
 
 def _count(turns: Sequence[Turn], limits: VlmLimits, images: int) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
@@ -115,6 +116,7 @@ def test_words_that_look_like_its_fields_are_only_words(running) -> None:
         ({"messages": shown("file:///etc/passwd")}, 400, "images come inline"),
         ({"messages": shown("data:image/gif;base64,AAAA")}, 400, "images come inline"),
         ({"messages": shown(*[data_url(picture(0))] * 50)}, 413, "50 images, limit 4"),
+        ({"messages": shown(data_url(np.zeros((1, 300, 3), np.uint8)))}, 400, "200 times"),
         ({"messages": []}, 400, "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, 400, "role"),
         ({"max_tokens": 5000}, 413, "max_tokens: 5000, limit 1024"),

@@ -218,6 +218,21 @@ async def test_a_deadline_withdraws_what_is_late() -> None:
     assert counter(server, "roboserve_path_images_under_way") == 0
 
 
+async def test_a_caller_that_leaves_withdraws_what_it_asked() -> None:
+    engine = SayingEngine(delay_s=30.0)
+    server = path_server(engine)
+    async with asyncio.timeout(20):
+        session = await Session().open(server.app, path="/path/mine")
+        await session.hear()
+        session.say({"type": "path", **ask()})
+        while not engine.asked:  # noqa: ASYNC110  the engine tells nobody
+            await asyncio.sleep(0.01)
+        await session.end()
+        while counter(server, "roboserve_path_images_under_way"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert counter(server, "roboserve_requests_total abandoned") == 1
+
+
 async def test_images_under_way_are_bounded_in_number_and_bytes() -> None:
     engine = SayingEngine(delay_s=0.2)
     server = path_server(engine, paths={"images": 2, "under_way": 2, "image_bytes": 20_000})
