@@ -46,6 +46,7 @@ class PairAnswer:
 class _Seen:
     pair: Pair
     keys: tuple[bytes, bytes]
+    alike: bool
     size: int
 
 
@@ -146,8 +147,10 @@ class PreferenceAnswers:
             if spec.equal_frames and len(first) != len(second):
                 text = f"{ask.field}: first shows {len(first)} frames, second {len(second)}, must be equally many"
                 raise RoboserveError("invalid_request", text)
+            pair = Pair(goal=ask.goal, first=first, second=second, values=ask.values)
             return _Seen(
-                pair=Pair(goal=ask.goal, first=first, second=second, values=ask.values),
+                pair=pair,
+                alike=alike(pair, self._settings.alike),
                 keys=(side_key(first), side_key(second)),
                 size=sum(frame.nbytes for frame in (*first, *second)),
             )
@@ -168,7 +171,7 @@ class PreferenceAnswers:
         tally: LabelTally,
         on_label: Callable[[int, PairAnswer], Awaitable[None]] | None,
     ) -> PairAnswer:
-        if alike(seen.pair, self._settings.alike):
+        if seen.alike:
             judgement, source = Judgement(chances=(0.0, 0.0, 1.0), label=TIE), "alike"
         else:
             key = self._key(seen, options)
