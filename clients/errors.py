@@ -6,7 +6,7 @@ A message names the field, the value and the limit, and never carries a tracebac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class RoboserveError(Exception):
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
 
+    def __reduce__(self) -> Tuple[Any, ...]:
+        # An exception is copied, and sent between processes, by its `args`, which are not what this one is made of.
+        return _made, (self.code, self.message, self.request_id)
+
     @property
     def kind(self) -> ErrorKind:
         """The row of `ERROR_TABLE`."""
@@ -105,6 +109,10 @@ class RoboserveError(Exception):
             text,
             request_id=None if request_id is None else str(request_id),
         )
+
+
+def _made(code: str, message: str, request_id: Optional[str]) -> RoboserveError:
+    return RoboserveError(code, message, request_id=request_id)
 
 
 def _printable(character: str) -> str:

@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 from models.folders import checkpoint_folder
+from models.hamster.prompt import read_prompt
 from serving.auth import KeyRing
 from serving.config import ConfigError, PlatformConfig, PolicyArgs, RewardArgs, ServiceArgs, load_config
 from serving.launch import HAPROXY_MAXCONN
+from serving.path_config import PathArgs
 from serving.preference_config import PreferenceArgs
+from serving.vlm.config import VlmArgs
+from serving.vlm.engines import AppSettings, LocalSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,6 +106,12 @@ def _models(config: PlatformConfig) -> Check:
     """
     from serving.factory import load_factory
 
+    asked = [model for model in config.args.values() if isinstance(model, (PathArgs, VlmArgs))]
+    try:
+        for model in asked:
+            _require_engine(model, config)
+    except (ValueError, FileNotFoundError) as error:
+        return Check(name="models", finding=str(error), mend="mend the application's args.engine or args.prompt")
     served = [
         (getattr(model, field), field)
         for model in config.args.values()
@@ -118,7 +128,24 @@ def _models(config: PlatformConfig) -> Check:
         except FileNotFoundError as error:
             mend = f"put the checkpoint there, or mend the application's {field}.config.checkpoint"
             return Check(name="models", finding=str(error), mend=mend)
-    return Check(name="models", finding=f"{len(served)} with a class, a configuration and a checkpoint that fit")
+    count = len(served) + len(asked)
+    return Check(name="models", finding=f"{count} with a class, a configuration and a checkpoint that fit")
+
+
+def _require_engine(model: PathArgs | VlmArgs, config: PlatformConfig) -> None:
+    """Check what a vision-language service asks: its checkpoint, or the application that it names, and its wording.
+
+    Raises:
+        FileNotFoundError, ValueError: naming what is missing or damaged.
+    """
+    engine = model.engine
+    if isinstance(engine, LocalSettings) and not engine.folder.is_dir():
+        raise FileNotFoundError(f"checkpoint: {engine.checkpoint!r} is not there")
+    shared = [name for name, args in config.args.items() if isinstance(args, VlmArgs)]
+    if isinstance(engine, AppSettings) and engine.application not in shared:
+        raise ValueError(f"engine.application: {engine.application!r} is no vision-language application here")
+    if isinstance(model, PathArgs):
+        read_prompt(checkpoint_folder(model.prompt_folder))
 
 
 def _require_checkpoint(factory: Any, config: Any) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from clients.errors import ERROR_TABLE, RoboserveError
@@ -72,3 +74,9 @@ def test_the_request_that_an_error_answers_is_set_once() -> None:
     assert named.request_id == "first"
     assert named.with_request_id("second").request_id == "first"
     assert str(named) == "overloaded: queue: 64 waiting, limit 64"
+
+
+def test_a_copy_says_the_same():
+    error = RoboserveError("too_large", "image: 9 pixels, limit 4", request_id="r1")
+    twin = copy.copy(error)
+    assert (type(twin), str(twin), twin.request_id, twin.retryable) == (RoboserveError, str(error), "r1", False)

@@ -5,6 +5,7 @@ import socket
 import pytest
 import yaml
 
+from models.hamster.prompt import PathPrompt, write_prompt
 from serving import preflight
 from serving.auth import make_key
 from serving.ports import free_port
@@ -104,6 +105,24 @@ def test_a_checkpoint_that_is_not_there_or_not_whole_is_told_before_the_start(wr
     assert "roboserve convert robometer" in told[1]
     assert "no weights" in told[2]
     assert check.passed
+
+
+def test_what_a_path_service_asks_is_looked_for_before_the_start(write, tmp_path):
+    folder = tmp_path / "vlm"
+    engine = {"kind": "transformers", "checkpoint": str(folder)}
+    vlm = {"name": "vlm", "route_prefix": "/v1", "import_path": "serving.vlm.app:build"}
+    paths = {"name": "path", "route_prefix": "/path/drawn", "import_path": "serving.path:build"}
+    paths["args"] = {"name": "drawn", "engine": {"kind": "app", "application": "vlm"}, "prompt": str(folder)}
+    both = write({**vlm, "args": {"name": "base", "engine": engine}}, paths)
+    assert "is not there" in found(both, starting=False)["models"].finding
+    folder.mkdir()
+    check = found(both, starting=False)["models"]
+    assert "path_prompt.json" in check.finding
+    assert "args.prompt" in check.mend
+    write_prompt(folder, PathPrompt(template="{quest}", version="1"))
+    assert found(both, starting=False)["models"].finding.startswith("2 with")
+    alone = found(write(paths), starting=False)["models"]
+    assert "'vlm' is no vision-language application here" in alone.finding
 
 
 def test_keys_that_are_missing_wrong_or_open_to_others(write, tmp_path):
