@@ -14,9 +14,9 @@ from tests.serving.preferences import GOAL, MSGPACK, BrightEngine, ask, grey, la
 
 
 def bomb() -> bytes:
-    """A small file that claims 100 million pixels."""
+    """A small file that claims 81 million pixels."""
     buffer = io.BytesIO()
-    Image.new("1", (10_000, 10_000)).save(buffer, "PNG")
+    Image.new("1", (9000, 9000)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
