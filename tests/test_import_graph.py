@@ -15,8 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("clients", "models", "robot_client", "serving")
 # What a replica runs, and what a robot or a job runs to call it.
 ENTRIES = (
-    *("serving.policy", "serving.reward", "serving.dialects"),
+    *("serving.policy", "serving.reward", "serving.path", "serving.dialects"),
     *("clients.policy", "clients.reward", "clients.reward_async", "robot_client.loop"),
+    *("clients.path", "clients.path_async"),
     *("models.policies", "models.rewards.load", "models.robometer.reward", "models.rewind.reward"),
 )
 
