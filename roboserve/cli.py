@@ -219,8 +219,8 @@ AdapterOption = Annotated[
 
 @app.command()
 def prefer(
-    first: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A picture (JPEG or PNG).")],
-    second: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Another.")],
+    first: Annotated[str, typer.Argument(help="A picture (JPEG or PNG), or FILM.mp4#N for a film's frame N.")],
+    second: Annotated[str, typer.Argument(help="Another; #-1 is a film's last frame.")],
     *,
     goal: Annotated[str, typer.Option(help="What is to be reached, in words.")],
     model: Annotated[
@@ -262,7 +262,7 @@ def prefer(
 
 @app.command()
 def path(
-    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A picture (JPEG or PNG).")],
+    image: Annotated[str, typer.Argument(help="A picture (JPEG or PNG), or FILM.mp4#N for a film's frame N.")],
     *,
     task: Annotated[str, typer.Option(help="What is to be done in it, in words.")],
     out: Annotated[Path, typer.Option(help="Picture to write, with the path on it.")],

@@ -7,6 +7,7 @@ import json
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,29 +18,26 @@ from rich.table import Table
 
 from clients.connection import parse_address
 from clients.errors import RoboserveError
-from clients.images import decode_image
 from clients.path import PathAsk, PathClient
 from clients.path_messages import PathQuery, PathReply, read_paths
 from models.folders import checkpoint_folder
 from roboserve import state
 from roboserve.credentials import api_key
+from roboserve.pictures import read_picture
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from clients.path_messages import PathReplies
 
 DEFAULT_MODEL, SERVED_MODEL = "zoo:metaworld-vlm", "metaworld"
 """What is asked where nothing is chosen: in this process, and on a platform."""
 _ADAPTER = "path"
-_MOST_BYTES = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
 class PathCommand:
-    """A picture as the command line gives it; `adapter`: of a checkpoint that is run here."""
+    """A picture as the command line names it; `adapter`: of a checkpoint that is run here."""
 
-    image: Path
+    image: str
     task: str
     out: Path
     server: str | None
@@ -55,10 +53,7 @@ def run(command: PathCommand, key_file: Path | None) -> int:
     try:
         if not command.task.strip():
             raise RoboserveError("invalid_request", "task: empty")
-        if (size := command.image.stat().st_size) > _MOST_BYTES:
-            raise RoboserveError("too_large", f"{command.image.name}: {size} bytes, limit {_MOST_BYTES}")
-        image = command.image.read_bytes()
-        decode_image(image, field=command.image.name)
+        image = read_picture(command.image)
         name = chosen_predictor(command.model, command.server)
         with console.status("asking the model"):
             replies = _ask(command, name, PathQuery(image, command.task), api_key(key_file))
@@ -125,7 +120,7 @@ async def _ask_here(command: PathCommand, name: str, query: PathQuery) -> PathRe
 
 def _map(command: PathCommand, replies: PathReplies, path: PathReply) -> dict[str, Any]:
     return {
-        "image": command.image.name,
+        "image": Path(command.image).name,
         "task": command.task,
         "model": {**asdict(replies.model), "adapter": replies.adapter},
         "points": [[round(float(value), 6) for value in point] for point in path.points],

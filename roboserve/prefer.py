@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,23 +16,20 @@ from clients.errors import RoboserveError
 from clients.preference_messages import LabelPair
 from roboserve.credentials import api_key
 from roboserve.labeller_choice import chosen_labeller, open_labeller
+from roboserve.pictures import read_picture
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from clients.preference_messages import PreferenceLabel
     from clients.reward_messages import ModelIdentity
     from finetune.preference.judges import AskOptions
-
-_MOST_BYTES = 2**26
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreferCommand:
     """Two pictures as the command line gives them."""
 
-    first: Path
-    second: Path
+    first: str
+    second: str
     goal: str
     model: str | None
     server: str | None
@@ -46,7 +44,7 @@ def run(command: PreferCommand, key_file: Path | None) -> int:
     try:
         if not command.goal.strip():
             raise RoboserveError("invalid_request", "goal: empty")
-        pair = LabelPair(command.goal, _read(command.first), _read(command.second))
+        pair = LabelPair(command.goal, read_picture(command.first), read_picture(command.second))
         name = chosen_labeller(command.model, command.server)
         with console.status("asking the model"):
             judge = open_labeller(name, api_key=api_key(key_file), adapter=command.adapter)
@@ -63,18 +61,11 @@ def run(command: PreferCommand, key_file: Path | None) -> int:
     return 0
 
 
-def _read(path: Path) -> bytes:
-    size = path.stat().st_size
-    if size > _MOST_BYTES:
-        raise RoboserveError("too_large", f"{path.name}: {size} bytes, limit {_MOST_BYTES}")
-    return path.read_bytes()
-
-
 def _print(console: Console, command: PreferCommand, model: ModelIdentity, label: PreferenceLabel) -> None:
-    names = {0: command.first.name, 1: command.second.name, -1: "neither"}
+    names = {0: Path(command.first).name, 1: Path(command.second).name, -1: "neither"}
     verdict = "the model told nothing" if label.abstained else names[label.label]
     console.print(f"nearer to {command.goal!r}: [bold]{escape(verdict)}[/bold] (label {label.label})", highlight=False)
-    table = Table("", command.first.name, command.second.name, "tie")
+    table = Table("", Path(command.first).name, Path(command.second).name, "tie")
     rows = {"probability": label.chances, "as given": label.given, "swapped": label.swapped}
     for name, chances in rows.items():
         if chances is not None and (name == "probability" or label.swapped is not None):
