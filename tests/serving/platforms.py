@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-START_LIMIT_S = 150.0
+START_LIMIT_S = 300.0
 SIZE = 32
 """Images of the test policies are so high and wide."""
 
