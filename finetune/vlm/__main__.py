@@ -72,11 +72,13 @@ def vision(
     read: Annotated[Read, typer.Option(help="What is read: all tokens at their places, or their mean.")] = Read.PLACES,
     start: Annotated[Path | None, typer.Option(help="Run folder whose tower it starts from.")] = None,
     *,
+    hues: Annotated[float, typer.Option(help="Share of pictures whose colours are turned about grey.")] = 0.4,
     name: Annotated[str, typer.Option(help="Run folder in `work`.")] = "vision",
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
 ) -> None:
     """Stage one: the vision tower learns to see where things are; run again to go on where it stopped."""
+    from finetune.vlm.augment import Jitter
     from finetune.vlm.recipe import Recipe
     from finetune.vlm.vision import VisionConfig
 
@@ -87,6 +89,7 @@ def vision(
         learning_rate=learning_rate,
         read=read.value,
         start=start,
+        jitter=Jitter(hues=hues),
         seed=seed,
         threads=threads,
     )

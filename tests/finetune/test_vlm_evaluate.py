@@ -118,7 +118,7 @@ def test_an_untrained_model_is_judged_and_gets_its_card(work, config, tmp_path):
     text = write_card(work, path).read_text("utf-8")
     assert "| all cells held out | 4 |" in text
     assert str(work) not in text
-    assert "vision --name means --read mean --start runs/vlm/vision --steps 1" in text
+    assert "vision --name means --read mean --start runs/vlm/vision --hues 0 --steps 1" in text
     (work / "checkpoint" / "model.safetensors").touch()
     damaged = json.loads(path.read_text()) | {"content_hash": "0"}
     (tmp_path / "other.json").write_text(json.dumps(damaged))
