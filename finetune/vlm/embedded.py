@@ -24,7 +24,7 @@ PATH_PROMPT = PathPrompt(
     template="Draw the way of the gripper: {quest}",
     version="metaworld-1",
     decoding=Decoding(max_tokens=128),
-    answer=Writing(decimals=2, max_points=16),
+    answer=Writing(decimals=2, max_points=16, ones=False),
 )
 PREFERENCE_PROMPT = PreferencePrompt(
     version="metaworld-1",

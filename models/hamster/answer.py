@@ -56,6 +56,9 @@ class AnswerStyle:
     Attributes:
         decimals: of every coordinate, 1 to 6; HAMSTER writes 2.
         max_points: 1 to 256; more than these are not written.
+        ones: whether a coordinate may be 1; otherwise the largest is the one before it (0.99). A decoder that is held
+            to the grammar writes what cannot be otherwise in pieces of its own choice, which a model that was taught
+            "(0." as one token never saw; without ones that piece cannot be otherwise as a whole.
 
     Raises:
         ValueError: a value outside its range.
@@ -63,6 +66,7 @@ class AnswerStyle:
 
     decimals: int = 2
     max_points: int = 20
+    ones: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.decimals <= 6:
@@ -117,7 +121,8 @@ def format_answer(path: Path, *, style: AnswerStyle = _STYLE, initial_open: bool
     if len(path) > style.max_points:
         raise ValueError(f"path: {len(path)} points, the answer's style has at most {style.max_points}")
     items, state = [], initial_open
-    for (x, y), is_open in zip(path.points.tolist(), path.gripper_open.tolist(), strict=True):
+    points = path.points if style.ones else path.points.clip(max=1.0 - 10.0**-style.decimals)
+    for (x, y), is_open in zip(points.tolist(), path.gripper_open.tolist(), strict=True):
         items.append(f"({x:.{style.decimals}f}, {y:.{style.decimals}f})")
         if is_open != state:
             items.append(OPENS if is_open else CLOSES)

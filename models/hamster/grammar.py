@@ -24,7 +24,9 @@ def answer_regex(style: AnswerStyle = _STYLE, *, preface_chars: int = 0) -> str:
     Raises:
         ValueError: `preface_chars` below 0.
     """
-    unit = rf"(0\.{'[0-9]' * style.decimals}|1\.{'0' * style.decimals})"
+    unit = rf"0\.{'[0-9]' * style.decimals}"
+    if style.ones:
+        unit = rf"({unit}|1\.{'0' * style.decimals})"
     action = f"({OPENS}|{CLOSES})"
     item = rf"\({unit}, {unit}\)(, {action})?"
     more = f"(, {item}){{0,{style.max_points - 1}}}" if style.max_points > 1 else ""
@@ -35,10 +37,11 @@ def answer_grammar(style: AnswerStyle = _STYLE, *, preface_chars: int = 0) -> st
     """Return the same as GBNF, one rule a line, `root` first; arguments and errors as for `answer_regex`."""
     more = f' (", " item){{0,{style.max_points - 1}}}' if style.max_points > 1 else ""
     preface = f"{_preface(preface_chars)} " if preface_chars else ""
+    one = f' | "1.{"0" * style.decimals}"' if style.ones else ""
     rules = (
         f'root ::= {preface}"{START}" item{more} "{END}"',
         'item ::= "(" unit ", " unit ")" (", " action)?',
-        f'unit ::= "0." {" ".join(["[0-9]"] * style.decimals)} | "1.{"0" * style.decimals}"',
+        f'unit ::= "0." {" ".join(["[0-9]"] * style.decimals)}{one}',
         f'action ::= "{OPENS}" | "{CLOSES}"',
     )
     return "\n".join(rules) + "\n"

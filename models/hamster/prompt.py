@@ -50,11 +50,12 @@ class Writing(_Strict):
 
     decimals: int = Field(default=2, ge=1, le=6)
     max_points: int = Field(default=20, ge=1, le=256)
+    ones: bool = True
 
     @property
     def style(self) -> AnswerStyle:
         """The same for `format_answer` and the grammar."""
-        return AnswerStyle(decimals=self.decimals, max_points=self.max_points)
+        return AnswerStyle(decimals=self.decimals, max_points=self.max_points, ones=self.ones)
 
 
 class PathPrompt(_Strict):
