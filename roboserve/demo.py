@@ -50,7 +50,7 @@ class DemoSettings:
     episodes: int = 3
     robots: int = 2
     reward: str | None = "robometer"
-    path: str | None = "metaworld"
+    path: str | None = None
     seed: int = 10_000
     out: Path | None = None
 
@@ -119,7 +119,7 @@ def _platform(settings: DemoSettings, folder: Path, console: Console) -> Iterato
             env={**os.environ, "ROBOSERVE_STATE_DIR": str((folder / "platform").resolve())},
         )
     try:
-        with console.status("starting the platform (Ray Serve, HAProxy, policy, reward model, vision-language model)"):
+        with console.status("starting the platform (Ray Serve, HAProxy, the models)"):
             yield "ws" + _wait_ready(process, log).removeprefix("http")
     finally:
         process.terminate()
