@@ -106,7 +106,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the first scene.")] = 10_000,
     *,
     reward: Annotated[str, typer.Option(help="Served reward model that watches, or none.")] = "robometer",
-    path: Annotated[str, typer.Option(help="Served path predictor that sees first frames, or none.")] = "none",
+    path: Annotated[str, typer.Option(help="Served path predictor that sees first frames, or none.")] = "metaworld",
 ) -> None:
     """Start the platform, let simulated robots do their tasks through it, and write a report with videos."""
     from roboserve.demo import DemoSettings, run_demo

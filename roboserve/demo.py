@@ -50,7 +50,7 @@ class DemoSettings:
     episodes: int = 3
     robots: int = 2
     reward: str | None = "robometer"
-    path: str | None = None
+    path: str | None = "metaworld"
     seed: int = 10_000
     out: Path | None = None
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finetune.preference.judges import PairJudge
     from models.preference.contract import Labeller
 
-DEFAULT_MODEL, SERVED_MODEL = "zoo:metaworld-robometer", "vlm"
+DEFAULT_MODEL, SERVED_MODEL = "zoo:metaworld-vlm", "metaworld"
 ORACLE = "oracle"
 """A labeller that is told the truth: only where pairs carry it."""
 

@@ -28,8 +28,8 @@ from roboserve.pictures import read_picture
 if TYPE_CHECKING:
     from clients.path_messages import PathReplies
 
-SERVED_MODEL = "metaworld"
-"""Who is asked on a platform where nothing is chosen."""
+DEFAULT_MODEL, SERVED_MODEL = "zoo:metaworld-vlm", "metaworld"
+"""What is asked where nothing is chosen: in this process, and on a platform."""
 _ADAPTER = "path"
 
 
@@ -81,8 +81,12 @@ def chosen_predictor(model: str | None, server: str | None) -> str:
         return model
     running = state.read()
     if server is None and running is None:
-        named = "none was named" if model is None else f"{model!r:.80} is neither zoo:NAME nor a folder"
-        raise RoboserveError("invalid_request", f"model: {named}, and no platform runs that serves it")
+        if model is not None:
+            raise RoboserveError(
+                "invalid_request",
+                f"model: {model!r:.80} is neither zoo:NAME nor a folder, and no platform runs that serves it",
+            )
+        return DEFAULT_MODEL
     address = server or "ws" + (running.url.removeprefix("http") if running else "")
     if parse_address(address, family="path").uri.endswith("/"):
         return parse_address(address, model or SERVED_MODEL, family="path").uri

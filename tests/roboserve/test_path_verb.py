@@ -74,8 +74,7 @@ def test_what_is_no_picture_or_no_task_is_refused(image: Path, tmp_path: Path):
 
 
 def test_which_model_is_asked():
-    with pytest.raises(RoboserveError, match="none was named, and no platform runs"):
-        verb.chosen_predictor(None, None)
+    assert verb.chosen_predictor(None, None) == "zoo:metaworld-vlm"
     assert verb.chosen_predictor("zoo:other", None) == "zoo:other"
     assert verb.chosen_predictor(None, "ws://127.0.0.1:9") == "ws://127.0.0.1:9/path/metaworld"
     assert verb.chosen_predictor("mine", "ws://127.0.0.1:9") == "ws://127.0.0.1:9/path/mine"
