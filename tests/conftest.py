@@ -22,11 +22,16 @@ settings.register_profile("ci", deadline=None, derandomize=True, suppress_health
 settings.load_profile("ci")
 
 
+LONG = ("tests/test_readme.py", "tests/serving/test_rewind_served.py")
+"""Minutes each, most of them waiting: they go first, so that the end is not one worker with one of them."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests, and all that attack the shared platform, in one process: their fixtures are made once."""
     for item in items:
         shared = "platform" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("platform" if shared else item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @pytest.fixture(scope="session")

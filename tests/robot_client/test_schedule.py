@@ -41,7 +41,7 @@ class CannedLink:
     def wait_ready(self, timeout_s: float):
         return self.contract
 
-    def begin(self, queue, instruction, *, seed=None) -> None:
+    def begin(self, queue, instruction, *, seed=None, path=None) -> None:
         self._queue = queue
 
     def end(self) -> None:
