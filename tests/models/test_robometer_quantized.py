@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from finetune.bc.expert import ExpertConfig, demonstrate
 from models.rewards.contract import Query
 from models.rewards.drift import measure_drift
 from models.robometer.reward import RobometerReward
+from robot_client.robots.metaworld import CAMERA, MetaWorldRobot
 
 LARGEST, MEAN = {"int8": 0.05, "nf4": 0.25}, {"int8": 0.01, "nf4": 0.05}
 """Of progress, 0 to 1. A layer's output moves by about 0.4 % in eight bits (weights and activations rounded to 1/127 of
 a row's largest) and by 9 % in four; 28 layers that err independently add up to some 2 % and 50 % of the logits' spread.
-On clips of its own tasks the embedded model moves by 0.0015 and 0.008 in the mean, 0.012 and 0.07 at most."""
+On the clips below the embedded model moves by 0.001 and 0.007 in the mean, 0.010 and 0.051 at most."""
 BESIDE = {"int8": 0.02, "nf4": 1e-5}
 """What neighbours in a batch may change: in eight bits the columns taken out are those of the whole batch. Measured on
 such clips: 0.003 and 6e-8."""
@@ -38,15 +40,14 @@ def quantized(request):
 
 @pytest.fixture(scope="module")
 def clips():
-    """A dark blob moves over a light ground, further from clip to clip."""
-    rows, columns = np.mgrid[0:96, 0:96]
+    """The scripted expert at six of the model's own tasks, eight frames of each, in scenes that it never saw."""
     found = []
-    for clip in range(6):
-        frames = []
-        for step in range(8):
-            near = np.hypot(rows - 30 - 5 * clip, columns - 15 - 8 * step) < 14
-            frames.append(np.where(near[..., None], (90, 40, 20 * clip), (180, 190, 170)).astype(np.uint8))
-        found.append((("open the drawer", "push the button")[clip % 2], frames))
+    for task in ("drawer-open", "button-press", "faucet-open", "door-close", "push", "window-open"):
+        robot = MetaWorldRobot(task, image_size=(96, 96))
+        seen = [step.observation.images[CAMERA] for step in demonstrate(robot, 50_000, ExpertConfig())]
+        robot.close()
+        shown = np.linspace(0, len(seen) - 1, 8).round().astype(int)
+        found.append((robot.instruction, [seen[place] for place in shown]))
     return found
 
 
@@ -55,8 +56,7 @@ def test_values_drift_within_what_the_bits_allow(whole, quantized, clips):
     assert found.frames == 48
     assert 0.0 < found.progress.mean <= MEAN[quantized.spec.dtype]
     assert found.progress.largest <= LARGEST[quantized.spec.dtype]
-    # A probability near one half may go to either side; on the whole it stays.
-    assert found.success.mean <= MEAN[quantized.spec.dtype]
+    assert found.success.largest <= LARGEST[quantized.spec.dtype]
     assert found.progress.correlation > (0.99 if quantized.spec.dtype == "int8" else 0.9)
     same = measure_drift(whole, whole, clips[:1])
     assert (same.progress.mean, same.progress.largest) == (0.0, 0.0)
