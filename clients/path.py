@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence, Type, Union
 
-from clients.path_contract import PathContract, read_path_contract
+from clients.path_contract import PathContract
 from clients.path_messages import (
     KeptReply,
     PathAsk,
@@ -46,9 +46,8 @@ class PathClient(PatientClient[PathContract]):
     Arguments and errors of the constructor: see `PatientClient`.
     """
 
-    FAMILY = "path"
+    CONTRACT = PathContract
     PATIENCE_S = 120.0
-    read_contract = staticmethod(read_path_contract)
 
     def path(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Optional, Sequence, Union
 
 from clients.path import DEFAULTS, one_path
-from clients.path_contract import PathContract, read_path_contract
+from clients.path_contract import PathContract
 from clients.path_messages import (
     KeptReply,
     PathAsk,
@@ -29,9 +29,8 @@ class AsyncPathClient(AsyncPatientClient[PathContract]):
     server's limit of requests under way wait here for their turn.
     """
 
-    FAMILY = "path"
+    CONTRACT = PathContract
     PATIENCE_S = 120.0
-    read_contract = staticmethod(read_path_contract)
 
     async def path(
         self,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Dict, Mapping, Optional, Tuple
+from dataclasses import dataclass
+from typing import Mapping, Optional, Tuple
 
-from clients.contract import PROTOCOL
-from clients.errors import RoboserveError
+from clients.model_contract import ModelContract
 
 
 @dataclass(frozen=True)
-class PathContract:
+class PathContract(ModelContract):
     """The server's contract for one path predictor.
 
     Attributes:
@@ -25,12 +24,9 @@ class PathContract:
         limits: caps of this server by name.
     """
 
-    model: str
-    revision: str
-    content_hash: str
-    architecture: str
-    dtype: str
-    prompt_version: str
+    FAMILY = "path"
+    LISTS = ("views", "styles")
+
     adapter: Optional[str]
     structured: bool
     view: str
@@ -38,43 +34,3 @@ class PathContract:
     styles: Tuple[str, ...]
     initial_open: bool
     limits: Mapping[str, float]
-    protocol: str = PROTOCOL
-    family: str = "path"
-
-    def to_map(self) -> Dict[str, Any]:
-        """Return the wire form (`type` is "contract")."""
-        return {"type": "contract", **asdict(self)}
-
-    @classmethod
-    def from_map(cls, message: Mapping[str, Any]) -> PathContract:
-        """Read the wire form; entries that this version does not know are ignored.
-
-        Raises:
-            RoboserveError: `contract_mismatch` where it is of another protocol or family, or lacks an entry.
-        """
-        if message.get("protocol") != PROTOCOL or message.get("family") != "path":
-            raise RoboserveError(
-                "contract_mismatch",
-                f"protocol: {message.get('protocol')!r} of family {message.get('family', 'policy')!r}, this client "
-                f"speaks {PROTOCOL} to the family 'path'",
-            )
-        missing = [item.name for item in fields(cls) if item.name not in message]
-        if missing:
-            raise RoboserveError("contract_mismatch", f"contract: the server left out {', '.join(missing)}")
-        known = {item.name: message[item.name] for item in fields(cls)}
-        for name in ("views", "styles"):
-            known[name] = tuple(known[name])
-        return cls(**known)
-
-
-def read_path_contract(message: Any) -> PathContract:
-    """Read the server's first message.
-
-    Raises:
-        RoboserveError: the server's own refusal, or `contract_mismatch` where it is no contract of a path predictor.
-    """
-    if not isinstance(message, Mapping):
-        raise RoboserveError("contract_mismatch", "the server's first message is not a map: it speaks another protocol")
-    if message.get("type") == "error":
-        raise RoboserveError.from_map(message)
-    return PathContract.from_map(message)

@@ -41,13 +41,9 @@ class PatientClient(Generic[Contract]):
         RoboserveError: `unavailable`, `unauthenticated`, `forbidden`, `not_found` or `contract_mismatch`.
     """
 
-    FAMILY: ClassVar[str]
+    CONTRACT: ClassVar[Type[Any]]
+    """What the family's servers say of themselves."""
     PATIENCE_S: ClassVar[float] = 60.0
-
-    @staticmethod
-    def read_contract(message: Any) -> Any:
-        """Read the server's first message; the family's own."""
-        raise NotImplementedError
 
     def __init__(
         self,
@@ -60,7 +56,7 @@ class PatientClient(Generic[Contract]):
         codec: str = "png",
         ssl: Optional[ssl_module.SSLContext] = None,
     ) -> None:
-        self._address = parse_address(server, model, family=self.FAMILY)
+        self._address = parse_address(server, model, family=self.CONTRACT.FAMILY)
         self._api_key, self._ssl = api_key, ssl
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = self.PATIENCE_S if timeout_s is None else timeout_s
@@ -94,7 +90,7 @@ class PatientClient(Generic[Contract]):
     def _connect(self) -> Channel[Contract]:
         return Channel(
             self._address,
-            self.read_contract,
+            self.CONTRACT.read,
             api_key=self._api_key,
             connect_timeout_s=self._connect_timeout_s,
             timeout_s=self._timeout_s,

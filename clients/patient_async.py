@@ -25,13 +25,9 @@ class AsyncPatientClient(Generic[Contract]):
     Calls beyond the server's limit of requests under way wait here for their turn.
     """
 
-    FAMILY: ClassVar[str]
+    CONTRACT: ClassVar[Type[Any]]
+    """What the family's servers say of themselves."""
     PATIENCE_S: ClassVar[float] = 60.0
-
-    @staticmethod
-    def read_contract(message: Any) -> Any:
-        """Read the server's first message; the family's own."""
-        raise NotImplementedError
 
     def __init__(
         self, connect: Callable[[], Any], channel: AsyncChannel[Contract], *, timeout_s: float, codec: str
@@ -56,13 +52,13 @@ class AsyncPatientClient(Generic[Contract]):
         ssl: Optional[ssl_module.SSLContext] = None,
     ) -> Self:
         """Connect and read the server's contract; arguments and errors as for `clients.patient.PatientClient`."""
-        address = parse_address(server, model, family=cls.FAMILY)
+        address = parse_address(server, model, family=cls.CONTRACT.FAMILY)
         limit_s = cls.PATIENCE_S if timeout_s is None else timeout_s
 
         async def connect() -> AsyncChannel[Contract]:
             connection, contract = await open_connection(
                 address,
-                cls.read_contract,
+                cls.CONTRACT.read,
                 api_key=api_key,
                 connect_timeout_s=connect_timeout_s,
                 timeout_s=limit_s,

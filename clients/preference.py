@@ -11,7 +11,7 @@ from typing import Any, Iterator, Mapping, Optional, Sequence, Tuple
 
 from clients.errors import RoboserveError
 from clients.patient import PatientClient, most_bytes, ready
-from clients.preference_contract import PreferenceContract, read_preference_contract
+from clients.preference_contract import PreferenceContract
 from clients.preference_messages import LabelAsk, LabelPair, PreferenceLabel, PreferenceLabels, read_label, read_labels
 
 __all__ = ["LabelPair", "PreferenceClient", "PreferenceLabel", "PreferenceLabels"]
@@ -26,9 +26,8 @@ class PreferenceClient(PatientClient[PreferenceContract]):
     Arguments and errors of the constructor: see `PatientClient`.
     """
 
-    FAMILY = "preference"
+    CONTRACT = PreferenceContract
     PATIENCE_S = 300.0
-    read_contract = staticmethod(read_preference_contract)
 
     def label(
         self,

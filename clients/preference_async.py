@@ -7,7 +7,7 @@ from typing import AsyncIterator, Optional, Sequence, Tuple
 from clients.patient import most_bytes, ready
 from clients.patient_async import AsyncPatientClient
 from clients.preference import is_last, read_part
-from clients.preference_contract import PreferenceContract, read_preference_contract
+from clients.preference_contract import PreferenceContract
 from clients.preference_messages import LabelAsk, LabelPair, PreferenceLabel, PreferenceLabels, read_labels
 
 
@@ -18,9 +18,8 @@ class AsyncPreferenceClient(AsyncPatientClient[PreferenceContract]):
     limit of requests under way wait here for their turn.
     """
 
-    FAMILY = "preference"
+    CONTRACT = PreferenceContract
     PATIENCE_S = 300.0
-    read_contract = staticmethod(read_preference_contract)
 
     async def label(
         self,

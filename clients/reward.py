@@ -25,7 +25,6 @@ from clients.reward_messages import (
     Value,
     Video,
     read_preferences,
-    read_reward_contract,
     read_scores,
     read_value,
 )
@@ -49,8 +48,7 @@ class RewardClient(PatientClient[RewardContract]):
     Arguments and errors of the constructor: see `PatientClient`.
     """
 
-    FAMILY = "reward"
-    read_contract = staticmethod(read_reward_contract)
+    CONTRACT = RewardContract
 
     def score(
         self,

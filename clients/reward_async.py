@@ -16,7 +16,6 @@ from clients.reward_messages import (
     Scores,
     Value,
     read_preferences,
-    read_reward_contract,
     read_scores,
     read_value,
 )
@@ -32,8 +31,7 @@ class AsyncRewardClient(AsyncPatientClient[RewardContract]):
     requests under way wait here for their turn.
     """
 
-    FAMILY = "reward"
-    read_contract = staticmethod(read_reward_contract)
+    CONTRACT = RewardContract
 
     async def score(
         self,

@@ -10,7 +10,6 @@ import numpy as np
 
 from clients.errors import RoboserveError
 from clients.images import Array
-from clients.reward_contract import RewardContract
 
 Frame = Union[bytes, Array]
 
@@ -145,19 +144,6 @@ class Value:
     progress_max: float
     shown: Array
     model: ModelIdentity
-
-
-def read_reward_contract(message: Any) -> RewardContract:
-    """Read the server's first message.
-
-    Raises:
-        RoboserveError: the server's own refusal, or `contract_mismatch` where it is no contract of a reward model.
-    """
-    if not isinstance(message, Mapping):
-        raise RoboserveError("contract_mismatch", "the server's first message is not a map: it speaks another protocol")
-    if message.get("type") == "error":
-        raise RoboserveError.from_map(message)
-    return RewardContract.from_map(message)
 
 
 def read_scores(message: Mapping[str, Any], *, clips: int) -> Scores:

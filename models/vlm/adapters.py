@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from models.vlm import ADAPTER_NAME
 from models.vlm.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_hash
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 MAX_RANK = 256
 
 
@@ -69,8 +69,8 @@ class Adapters:
         """
         from peft import PeftModel
 
-        if not NAME.fullmatch(name):
-            raise ValueError(f"adapter: name {name[:64]!r}; must match {NAME.pattern}")
+        if not re.fullmatch(ADAPTER_NAME, name):
+            raise ValueError(f"adapter: name {name[:64]!r}; must match {ADAPTER_NAME}")
         check_adapter(folder)
         self._count += 1
         slot = f"{name}-{self._count}"

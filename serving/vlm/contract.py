@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
     from pathlib import Path
 
+    from models.vlm.constraint import ConstraintKind
     from models.vlm.messages import Message
 
-ConstraintKind = Literal["choice", "regex", "json", "grammar"]
 FinishReason = Literal["stop", "length"]
 
 

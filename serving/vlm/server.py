@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from clients.errors import RoboserveError
+from models.vlm import ADAPTER_NAME
 from serving.auth import KeyRing
 from serving.config import Strict
 from serving.dialects.openai_chat import OpenaiChat
@@ -26,13 +27,11 @@ if TYPE_CHECKING:
     from serving.vlm.config import VlmArgs
     from serving.vlm.contract import VlmChunk, VlmEngine, VlmRequest
 
-_ADAPTER = r"^[a-z0-9][a-z0-9_-]{0,62}$"
-
 
 class AdapterChange(Strict):
     """What the operator's routes are told: a name, and for loading the folder, on the server's own disk."""
 
-    name: str = Field(pattern=_ADAPTER)
+    name: str = Field(pattern=f"^{ADAPTER_NAME}$")
     folder: str | None = None
 
 

@@ -264,7 +264,7 @@ def _start_engine(settings: VllmSettings, folder: VlmFolder) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
     except ImportError as error:
-        raise ImportError("engine: vllm is not installed; see README, 'vLLM'") from error
+        raise ImportError("engine: vllm is not installed: `make vllm` on a CPU, the extra vllm on a GPU") from error
     context = min(settings.context or folder.context, folder.context)
     options: dict[str, Any] = {}
     if settings.quantization != "none":

@@ -85,7 +85,9 @@ def test_every_kubernetes_object_passes_strict_validation(documents: list[dict[s
 
 
 def test_pods_pass_strict_validation(service: dict[str, Any]) -> None:
-    for name, template in pods(service).items():
+    templates = pods(service)
+    assert len(templates) == 1 + len(ClusterSettings().worker_groups)
+    for name, template in templates.items():
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
