@@ -9,7 +9,7 @@ import typer
 
 from roboserve.cli_evaluate import convert_app, evaluate_app
 from roboserve.cli_models import app as models_app
-from roboserve.cli_options import KeyFileOption
+from roboserve.cli_options import KeyFileOption  # noqa: TC001  typer reads annotations
 
 app = typer.Typer(
     name="roboserve",

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  typer reads annotations
 from typing import Annotated, Literal
 
 import typer
 
-from roboserve.cli_options import (
-    AdapterOption,
-    FramePolicyOption,
-    KeyFileOption,
-    ProtocolOption,
-    ThresholdOption,
-    VotesOption,
-)
+from roboserve import cli_options as options  # noqa: TC001  typer reads annotations
 
 evaluate_app = typer.Typer(help="How good a model is, beside a baseline: tables, plots and JSON.", no_args_is_help=True)
 convert_app = typer.Typer(help="Published weights, made ready to be served and finetuned.", no_args_is_help=True)
@@ -41,14 +34,14 @@ def evaluate_reward(
     ] = None,
     split: Annotated[str, typer.Option(help="Which episodes, where the dataset has splits.")] = "validation",
     camera: Annotated[str | None, typer.Option(help="Camera to judge by; needed unless there is one.")] = None,
-    frame_policy: FramePolicyOption = None,
+    frame_policy: options.FramePolicyOption = None,
     every: Annotated[int, typer.Option(help="A value for every n-th frame only.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Most episodes of each task, for a quick look.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the pairs and of the intervals.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Output folder, where a killed run goes on; runs/evaluate-TIME when left out.")
     ] = None,
-    api_key_file: KeyFileOption = None,
+    api_key_file: options.KeyFileOption = None,
 ) -> None:
     """Judge rollouts of known quality: progress, ranking, instructions, preference; a clock always stands beside."""
     from roboserve import evaluate as verb
@@ -86,27 +79,25 @@ def evaluate_preference(
     count: Annotated[int, typer.Option(min=3, help="Pairs drawn from --data.")] = 300,
     split: Annotated[str, typer.Option(help="Which episodes, where the dataset has splits.")] = "validation",
     camera: Annotated[str | None, typer.Option(help="Camera to judge by; needed unless there is one.")] = None,
-    protocol: ProtocolOption = None,
+    protocol: options.ProtocolOption = None,
     order_swap: Annotated[
         bool, typer.Option("--order-swap/--one-order", help="Ask in both orders, which tells the order bias.")
     ] = True,
-    votes: VotesOption = 1,
-    tie_threshold: ThresholdOption = 0.0,
+    votes: options.VotesOption = 1,
+    tie_threshold: options.ThresholdOption = 0.0,
     audit: Annotated[bool, typer.Option("--audit", help="Keep the model's raw answers in the JSON.")] = False,
-    adapter: AdapterOption = None,
+    adapter: options.AdapterOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the pairs.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Output folder; runs/evaluate-preference-TIME when left out.")
     ] = None,
-    api_key_file: KeyFileOption = None,
+    api_key_file: options.KeyFileOption = None,
 ) -> None:
     """Judge preference labels where the truth is known: accuracy by gap, ties, order bias, calibration."""
     from finetune.preference.judges import AskOptions
     from roboserve import evaluate_preference as verb
 
-    options = AskOptions(
-        protocol=protocol, order_swap=order_swap, votes=votes, tie_threshold=tie_threshold, audit=audit
-    )
+    asked = AskOptions(protocol=protocol, order_swap=order_swap, votes=votes, tie_threshold=tie_threshold, audit=audit)
     command = verb.PreferenceCommand(
         model=model,
         data=tuple(data or ()),
@@ -115,7 +106,7 @@ def evaluate_preference(
         split=split,
         camera=camera,
         adapter=adapter,
-        options=options,
+        options=asked,
         seed=seed,
         out=out,
     )
