@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from finetune.small_qwen import SmallSizes, text_config, vision_config
 from models.hamster.answer import CLOSES, END, OPENS, START, AnswerStyle
 from models.hamster.prompt import Decoding, PathPrompt, Writing, write_prompt
 from models.preference.prompt import LabelWords, OneTokenPrompt, PreferencePrompt
@@ -58,28 +59,12 @@ _CHAT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """The numbers in which the embedded model differs from a published one.
-
-    Attributes:
-        image: side of the square images, a multiple of twice the patch; `patch`: side of a patch, pixels.
-        vision_width, vision_layers, vision_heads: of the vision tower; `deepstack`: its layers whose output also enters
-            the text layers.
-        width, layers, heads, key_value_heads, feed_forward: of the language model, whose heads have 32 dimensions, as
-            those of the vision tower should: vLLM's attention on a CPU refuses 16.
-        vocabulary: most tokens of the tokenizer; `context`: most tokens of a conversation.
-    """
+class Sizes(SmallSizes):
+    """The embedded model's numbers; `context`: most tokens of a conversation."""
 
     image: int = 128
-    patch: int = 16
-    vision_width: int = 128
-    vision_layers: int = 4
-    vision_heads: int = 4
-    deepstack: tuple[int, ...] = (1, 2)
     width: int = 192
-    layers: int = 4
     heads: int = 6
-    key_value_heads: int = 2
     feed_forward: int = 512
     vocabulary: int = 1280
     context: int = 1024
@@ -138,49 +123,17 @@ def make_config(tokenizer: Any, sizes: Sizes) -> Qwen3VLConfig:
     from transformers import Qwen3VLConfig
 
     place = tokenizer.convert_tokens_to_ids
-    grid = sizes.image // sizes.patch
-    vision = {
-        "depth": sizes.vision_layers,
-        "hidden_size": sizes.vision_width,
-        "intermediate_size": 2 * sizes.vision_width,
-        "num_heads": sizes.vision_heads,
-        "patch_size": sizes.patch,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "out_hidden_size": sizes.width,
-        "num_position_embeddings": grid * grid,
-        "deepstack_visual_indexes": list(sizes.deepstack),
-    }
-    text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": sizes.width,
-        "intermediate_size": sizes.feed_forward,
-        "num_hidden_layers": sizes.layers,
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.key_value_heads,
-        "head_dim": 32,
-        "max_position_embeddings": sizes.context,
-        "tie_word_embeddings": True,
-        "eos_token_id": place(ENDS_TURN),
-        "pad_token_id": place(ENDS_TEXT),
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10_000.0,
-            "mrope_section": [6, 5, 5],
-            "mrope_interleaved": True,
-        },
-    }
+    ends = {"eos_token_id": place(ENDS_TURN), "pad_token_id": place(ENDS_TEXT)}
     made: Any = Qwen3VLConfig
     config: Qwen3VLConfig = made(
-        vision_config=vision,
-        text_config=text,
+        vision_config=vision_config(sizes),
+        text_config={**text_config(sizes, vocabulary=len(tokenizer), context=sizes.context), **ends},
         image_token_id=place(IMAGE),
         video_token_id=place(VIDEO),
         vision_start_token_id=place(STARTS_IMAGE),
         vision_end_token_id=place(ENDS_IMAGE),
-        eos_token_id=place(ENDS_TURN),
-        pad_token_id=place(ENDS_TEXT),
         tie_word_embeddings=True,
+        **ends,
     )
     return config
 
