@@ -20,7 +20,8 @@ from finetune.preference.material import drawn_pairs, listed_pairs
 from finetune.rewards.material import load_material
 from models.preference.metrics import THIRDS
 from roboserve.credentials import api_key
-from roboserve.labeller_choice import chosen_labeller, open_labeller
+from roboserve.labellers import open_labeller
+from roboserve.model_choice import PREFERENCE, chosen_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,9 @@ def run(command: PreferenceCommand, key_file: Path | None) -> int:
     try:
         if bool(command.data) == (command.pairs is not None):
             raise RoboserveError("invalid_request", "say either --data or --pairs")
-        judge = open_labeller(chosen_labeller(command.model, None), api_key=api_key(key_file), adapter=command.adapter)
+        judge = open_labeller(
+            chosen_model(command.model, None, PREFERENCE), api_key=api_key(key_file), adapter=command.adapter
+        )
         with closing(judge), progress_bars() as bars:
             found = evaluate(
                 judge,

@@ -16,20 +16,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clients.connection import parse_address
 from clients.errors import RoboserveError
 from clients.path import PathAsk, PathClient
 from clients.path_messages import PathQuery, PathReply, read_paths
 from models.folders import checkpoint_folder
-from roboserve import state
 from roboserve.credentials import api_key
+from roboserve.model_choice import PATH, chosen_model
 from roboserve.pictures import read_picture
 
 if TYPE_CHECKING:
     from clients.path_messages import PathReplies
 
-DEFAULT_MODEL, SERVED_MODEL = "zoo:metaworld-vlm", "metaworld"
-"""What is asked where nothing is chosen: in this process, and on a platform."""
 _ADAPTER = "path"
 
 
@@ -54,7 +51,7 @@ def run(command: PathCommand, key_file: Path | None) -> int:
         if not command.task.strip():
             raise RoboserveError("invalid_request", "task: empty")
         image = read_picture(command.image)
-        name = chosen_predictor(command.model, command.server)
+        name = chosen_model(command.model, command.server, PATH)
         with console.status("asking the model"):
             replies = _ask(command, name, PathQuery(image, command.task), api_key(key_file))
         [path] = replies.paths
@@ -69,28 +66,6 @@ def run(command: PathCommand, key_file: Path | None) -> int:
     else:
         _print(console, command, replies, path)
     return 0
-
-
-def chosen_predictor(model: str | None, server: str | None) -> str:
-    """Return what to open: a served predictor's address where a platform is named or runs, else a checkpoint.
-
-    Raises:
-        RoboserveError: `invalid_request`.
-    """
-    if server is None and model is not None and (":" in model or checkpoint_folder(model).is_dir()):
-        return model
-    running = state.read()
-    if server is None and running is None:
-        if model is not None:
-            raise RoboserveError(
-                "invalid_request",
-                f"model: {model!r:.80} is neither zoo:NAME nor a folder, and no platform runs that serves it",
-            )
-        return DEFAULT_MODEL
-    address = server or "ws" + (running.url.removeprefix("http") if running else "")
-    if parse_address(address, family="path").uri.endswith("/"):
-        return parse_address(address, model or SERVED_MODEL, family="path").uri
-    return parse_address(address, model, family="path").uri
 
 
 def _ask(command: PathCommand, name: str, query: PathQuery, key: str | None) -> PathReplies:

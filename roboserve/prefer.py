@@ -15,7 +15,8 @@ from rich.table import Table
 from clients.errors import RoboserveError
 from clients.preference_messages import LabelPair
 from roboserve.credentials import api_key
-from roboserve.labeller_choice import chosen_labeller, open_labeller
+from roboserve.labellers import open_labeller
+from roboserve.model_choice import PREFERENCE, chosen_model
 from roboserve.pictures import read_picture
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def run(command: PreferCommand, key_file: Path | None) -> int:
         if not command.goal.strip():
             raise RoboserveError("invalid_request", "goal: empty")
         pair = LabelPair(command.goal, read_picture(command.first), read_picture(command.second))
-        name = chosen_labeller(command.model, command.server)
+        name = chosen_model(command.model, command.server, PREFERENCE)
         with console.status("asking the model"):
             judge = open_labeller(name, api_key=api_key(key_file), adapter=command.adapter)
             with closing(judge):

@@ -12,7 +12,7 @@ from clients.errors import RoboserveError
 from finetune.relabel.config import RelabelConfig, default_cache, parse_codec
 from finetune.relabel.terminal import run as run_job
 from roboserve.credentials import api_key
-from roboserve.reward_choice import chosen_model
+from roboserve.model_choice import REWARD, chosen_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ def run(command: RelabelCommand, key_file: Path | None) -> int:
     """Run the job; return the exit code."""
     console = Console()
     try:
-        chosen = chosen_model(command.model, command.server)
+        chosen = chosen_model(command.model, command.server, REWARD)
         served = chosen.startswith(("ws://", "wss://"))
         config = RelabelConfig(
             dataset=command.dataset,

@@ -21,7 +21,7 @@ from finetune.rewards.judges import open_judge
 from finetune.rewards.plots import clip_curve
 from roboserve.credentials import api_key
 from roboserve.film import CurvePanel, short_title, write_film
-from roboserve.reward_choice import chosen_model
+from roboserve.model_choice import REWARD, chosen_model
 from serving.clips import ClipLimits, clip_frames
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _rate(path: Path) -> float:
 
 
 def _score(command: ScoreCommand, clip: _Clip, key: str | None) -> Scored:
-    with closing(open_judge(chosen_model(command.model, command.server), api_key=key)) as judge:
+    with closing(open_judge(chosen_model(command.model, command.server, REWARD), api_key=key)) as judge:
         policy = command.frame_policy or judge.facts.frame_policy
         plan = Plan(mode=command.mode, frame_policy=policy)
         rows = judge.keep(clip.frames())

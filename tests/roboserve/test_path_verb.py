@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from clients.errors import RoboserveError
 from models.hamster.drawing import DEMO, overlay
 from models.hamster.path import Path as GripperPath
-from roboserve import path as verb
 from roboserve.cli import app
+from roboserve.model_choice import PATH, chosen_model
 from tests.serving.path_running import RunningPath
 from tests.serving.paths import ANSWER, SayingEngine, path_server
 
@@ -74,10 +74,10 @@ def test_what_is_no_picture_or_no_task_is_refused(image: Path, tmp_path: Path):
 
 
 def test_which_model_is_asked():
-    assert verb.chosen_predictor(None, None) == "zoo:metaworld-vlm"
-    assert verb.chosen_predictor("zoo:other", None) == "zoo:other"
-    assert verb.chosen_predictor(None, "ws://127.0.0.1:9") == "ws://127.0.0.1:9/path/metaworld"
-    assert verb.chosen_predictor("mine", "ws://127.0.0.1:9") == "ws://127.0.0.1:9/path/mine"
-    assert verb.chosen_predictor(None, "ws://127.0.0.1:9/path/theirs") == "ws://127.0.0.1:9/path/theirs"
+    assert chosen_model(None, None, PATH) == "zoo:metaworld-vlm"
+    assert chosen_model("zoo:other", None, PATH) == "zoo:other"
+    assert chosen_model(None, "ws://127.0.0.1:9", PATH) == "ws://127.0.0.1:9/path/metaworld"
+    assert chosen_model("mine", "ws://127.0.0.1:9", PATH) == "ws://127.0.0.1:9/path/mine"
+    assert chosen_model(None, "ws://127.0.0.1:9/path/theirs", PATH) == "ws://127.0.0.1:9/path/theirs"
     with pytest.raises(RoboserveError, match="no platform runs"):
-        verb.chosen_predictor("mine", None)
+        chosen_model("mine", None, PATH)

@@ -14,7 +14,7 @@ from finetune.preference.judges import AskOptions, LocalLabeller, ServedLabeller
 from finetune.preference.material import drawn_pairs, listed_pairs
 from models.preference.oracle import OracleLabeller
 from roboserve.cli import app
-from roboserve.labeller_choice import open_labeller
+from roboserve.labellers import open_labeller
 from tests.serving.preference_running import RunningPreference
 from tests.serving.preferences import BrightEngine, preference_server
 from tests.vlms import tiny_vlm

@@ -1,4 +1,4 @@
-"""Which labeller a command asks, and how one is opened by name."""
+"""How a labeller is opened by name."""
 
 from __future__ import annotations
 
@@ -6,43 +6,15 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from clients.connection import parse_address
-from clients.errors import RoboserveError
 from finetune.preference.judges import LocalLabeller, ServedLabeller
 from models.folders import checkpoint_folder
-from roboserve import state
+from roboserve.model_choice import ORACLE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from finetune.preference.judges import PairJudge
     from models.preference.contract import Labeller
-
-DEFAULT_MODEL, SERVED_MODEL = "zoo:metaworld-vlm", "metaworld"
-ORACLE = "oracle"
-"""A labeller that is told the truth: only where pairs carry it."""
-
-
-def chosen_labeller(model: str | None, server: str | None) -> str:
-    """Return what to open: a served labeller's address where a platform is named or runs, else a checkpoint.
-
-    Raises:
-        RoboserveError: `invalid_request`.
-    """
-    if server is None and model is not None and (":" in model or model == ORACLE or checkpoint_folder(model).is_dir()):
-        return model
-    running = state.read()
-    if server is None and running is None:
-        if model is not None:
-            raise RoboserveError(
-                "invalid_request",
-                f"model: {model!r:.80} is neither zoo:NAME nor a folder, and no platform runs that serves it",
-            )
-        return DEFAULT_MODEL
-    address = server or "ws" + (running.url.removeprefix("http") if running else "")
-    if parse_address(address, family="preference").uri.endswith("/"):
-        return parse_address(address, model or SERVED_MODEL, family="preference").uri
-    return parse_address(address, model, family="preference").uri
 
 
 def open_labeller(name: str, *, api_key: str | None = None, adapter: str | None = None) -> PairJudge:
