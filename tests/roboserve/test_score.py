@@ -15,6 +15,7 @@ from clients.errors import RoboserveError
 from roboserve import score as verb
 from roboserve.cli import app
 from roboserve.film import short_title
+from roboserve.model_choice import REWARD, chosen_model
 from robot_client.video import VideoEncoder
 from serving.clips import ClipLimits
 from tests.serving.reward_running import RunningReward
@@ -102,13 +103,13 @@ def test_a_served_model_gives_the_values_it_gives_here(tmp_path: Path):
 
 
 def test_which_model_is_asked(tmp_path: Path):
-    assert verb.chosen_model(None, None) == "zoo:metaworld-robometer"
-    assert verb.chosen_model("zoo:other", None) == "zoo:other"
-    assert verb.chosen_model(None, "ws://127.0.0.1:9") == "ws://127.0.0.1:9/reward/robometer"
-    assert verb.chosen_model("mine", "ws://127.0.0.1:9") == "ws://127.0.0.1:9/reward/mine"
-    assert verb.chosen_model(None, "ws://127.0.0.1:9/reward/theirs") == "ws://127.0.0.1:9/reward/theirs"
+    assert chosen_model(None, None, REWARD) == "zoo:metaworld-robometer"
+    assert chosen_model("zoo:other", None, REWARD) == "zoo:other"
+    assert chosen_model(None, "ws://127.0.0.1:9", REWARD) == "ws://127.0.0.1:9/reward/robometer"
+    assert chosen_model("mine", "ws://127.0.0.1:9", REWARD) == "ws://127.0.0.1:9/reward/mine"
+    assert chosen_model(None, "ws://127.0.0.1:9/reward/theirs", REWARD) == "ws://127.0.0.1:9/reward/theirs"
     with pytest.raises(RoboserveError, match="no platform runs"):
-        verb.chosen_model("mine", None)
+        chosen_model("mine", None, REWARD)
 
 
 def test_what_is_no_video_or_no_task_is_refused(video: Path, tmp_path: Path):
