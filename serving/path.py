@@ -7,23 +7,15 @@ milliseconds, so a second hop costs little, and one engine then serves paths and
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from ray import serve
 
-from serving.exposure import proxy_host, refuse_an_open_door
-from serving.metrics import RayMetricsBridge
 from serving.path_config import PathArgs
 from serving.path_server import PathServer
-from serving.replicas import most_replicas
-
-if TYPE_CHECKING:
-    from serving.ingress import Ingress
-
-logger = logging.getLogger("ray.serve")
+from serving.replica import Replica, check_door, most_replicas
 
 
 # The reasons of these values: as for rewards (`serving.reward`).
@@ -37,35 +29,19 @@ logger = logging.getLogger("ray.serve")
     graceful_shutdown_timeout_s=60,
 )
 @serve.ingress()
-class PathService:
+class PathService(Replica):
     """The deployment: a `PathServer` inside a Ray Serve replica."""
 
     async def __init__(self, args: PathArgs) -> None:  # type: ignore[misc]  # Ray Serve awaits it
-        host = proxy_host()
-        refuse_an_open_door(args, host)
-        logger.info("starting", extra={"model": args.name, "proxy_host": host, "keys_file": args.auth.keys_file})
+        check_door(args)
         sys.setswitchinterval(0.0005)
         # Before the engine is there: on Linux a priority is a thread's own, passed on to what it starts later.
         os.nice(args.paths.niceness)
         context = serve.get_replica_context()
-        self._server = await PathServer.start(
-            args, replica=context.replica_id.unique_id, replicas=most_replicas(context)
-        )
-        self._bridge = RayMetricsBridge(self._server.metrics.registry)
-        self._bridge.start()
+        server = await PathServer.start(args, replica=context.replica_id.unique_id, replicas=most_replicas(context))
+        self._serve(server)
         gc.collect()
         gc.freeze()
-
-    def __serve_build_asgi_app__(self) -> Ingress:
-        return self._server.app
-
-    def check_health(self) -> None:
-        """Ray Serve's health check; a failing replica is replaced."""
-        self._server.check_health()
-
-    async def __del__(self) -> None:
-        self._bridge.stop()
-        await self._server.close()
 
 
 def build(args: PathArgs) -> serve.Application:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import gc
-import logging
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from ray import serve
 
 from serving.config import PolicyArgs
-from serving.exposure import proxy_host, refuse_an_open_door
-from serving.metrics import RayMetricsBridge
 from serving.policy_server import PolicyServer
-
-if TYPE_CHECKING:
-    from serving.ingress import Ingress
-
-logger = logging.getLogger("ray.serve")
+from serving.replica import Replica, check_door
 
 
 # The reasons of these values:
@@ -36,32 +29,18 @@ logger = logging.getLogger("ray.serve")
     graceful_shutdown_timeout_s=10,
 )
 @serve.ingress()
-class PolicyService:
+class PolicyService(Replica):
     """The deployment: a `PolicyServer` inside a Ray Serve replica."""
 
     def __init__(self, args: PolicyArgs) -> None:
-        host = proxy_host()
-        refuse_an_open_door(args, host)
-        logger.info("starting", extra={"model": args.name, "proxy_host": host, "keys_file": args.auth.keys_file})
+        check_door(args)
         # The forward shares the interpreter with the event loop: a shorter switch keeps the other sessions answered.
         sys.setswitchinterval(0.0005)
-        self._server = PolicyServer(args, replica=serve.get_replica_context().replica_id.unique_id)
-        self._bridge = RayMetricsBridge(self._server.metrics.registry)
-        self._bridge.start()
+        server = PolicyServer(args, replica=serve.get_replica_context().replica_id.unique_id)
+        self._serve(server)
         # A full collection would walk through everything that torch and Ray have loaded, with the event loop waiting.
         gc.collect()
         gc.freeze()
-
-    def __serve_build_asgi_app__(self) -> Ingress:
-        return self._server.app
-
-    def check_health(self) -> None:
-        """Ray Serve's health check; a failing replica is replaced."""
-        self._server.check_health()
-
-    async def __del__(self) -> None:
-        self._bridge.stop()
-        await self._server.close()
 
 
 def build(args: PolicyArgs) -> serve.Application:

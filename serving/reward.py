@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from ray import serve
 
 from serving.config import RewardArgs
-from serving.exposure import proxy_host, refuse_an_open_door
-from serving.metrics import RayMetricsBridge
-from serving.replicas import most_replicas
+from serving.replica import Replica, check_door, most_replicas
 from serving.reward_server import RewardServer
-
-if TYPE_CHECKING:
-    from serving.ingress import Ingress
-
-logger = logging.getLogger("ray.serve")
 
 
 # The reasons of these values: as for policies (`serving.policy`), but for two.
@@ -35,36 +27,22 @@ logger = logging.getLogger("ray.serve")
     graceful_shutdown_timeout_s=60,
 )
 @serve.ingress()
-class RewardService:
+class RewardService(Replica):
     """The deployment: a `RewardServer` inside a Ray Serve replica."""
 
     def __init__(self, args: RewardArgs) -> None:
-        host = proxy_host()
-        refuse_an_open_door(args, host)
-        logger.info("starting", extra={"model": args.name, "proxy_host": host, "keys_file": args.auth.keys_file})
+        check_door(args)
         # The forward shares the interpreter with the event loop: a shorter switch keeps the other sessions answered.
         sys.setswitchinterval(0.0005)
         context = serve.get_replica_context()
-        self._server = RewardServer(args, replica=context.replica_id.unique_id, replicas=most_replicas(context))
+        server = RewardServer(args, replica=context.replica_id.unique_id, replicas=most_replicas(context))
         # After the model is there: a start that yields to a busy fleet would take for ever. On Linux a priority is a
         # thread's own and passed on to threads made later, here the forward's and the decoders', made on first use.
         os.nice(args.rewards.niceness)
-        self._bridge = RayMetricsBridge(self._server.metrics.registry)
-        self._bridge.start()
+        self._serve(server)
         # A full collection would walk through everything that torch and Ray have loaded, with the event loop waiting.
         gc.collect()
         gc.freeze()
-
-    def __serve_build_asgi_app__(self) -> Ingress:
-        return self._server.app
-
-    def check_health(self) -> None:
-        """Ray Serve's health check; a failing replica is replaced."""
-        self._server.check_health()
-
-    async def __del__(self) -> None:
-        self._bridge.stop()
-        await self._server.close()
 
 
 def build(args: RewardArgs) -> serve.Application:

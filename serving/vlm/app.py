@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import TYPE_CHECKING, cast
 
 from ray import serve
 
-from serving.exposure import proxy_host, refuse_an_open_door
-from serving.metrics import RayMetricsBridge
+from serving.replica import Replica, check_door
 from serving.vlm.config import VlmArgs
 from serving.vlm.server import VlmServer
 
@@ -17,10 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from models.vlm.messages import Message
-    from serving.ingress import Ingress
     from serving.vlm.contract import LabelReading, VlmChunk, VlmRequest, VlmSpec
-
-logger = logging.getLogger("ray.serve")
 
 
 # The reasons of these values: as for policies (`serving.policy`), but for two.
@@ -36,45 +31,31 @@ logger = logging.getLogger("ray.serve")
     graceful_shutdown_timeout_s=60,
 )
 @serve.ingress()
-class VlmService:
+class VlmService(Replica):
     """The deployment: a `VlmServer` inside a Ray Serve replica."""
 
     async def __init__(self, args: VlmArgs) -> None:  # type: ignore[misc]  # Ray Serve awaits it
-        host = proxy_host()
-        refuse_an_open_door(args, host)
-        logger.info("starting", extra={"model": args.name, "proxy_host": host, "keys_file": args.auth.keys_file})
-        self._server = await VlmServer.start(args, replica=serve.get_replica_context().replica_id.unique_id)
+        check_door(args)
+        self._vlm = await VlmServer.start(args, replica=serve.get_replica_context().replica_id.unique_id)
         # After the model is there: a start that yields to a busy fleet would take for ever. Threads made later, such as
         # the one that forwards run on, inherit it.
         os.nice(args.niceness)
-        self._bridge = RayMetricsBridge(self._server.metrics.registry)
-        self._bridge.start()
-
-    def __serve_build_asgi_app__(self) -> Ingress:
-        return self._server.app
+        self._serve(self._vlm)
 
     async def describe(self) -> tuple[VlmSpec, dict[str, str]]:
         """Tell another application what the engine runs; see `serving.vlm.app_engine`."""
-        return self._server.engine.spec, dict(self._server.engine.adapters)
+        return self._vlm.engine.spec, dict(self._vlm.engine.adapters)
 
     async def engine_stream(self, request: VlmRequest) -> AsyncIterator[VlmChunk]:
         """Answer another application."""
-        async for chunk in self._server.answer(request):
+        async for chunk in self._vlm.answer(request):
             yield chunk
 
     async def engine_labels(
         self, messages: tuple[Message, ...], labels: tuple[str, ...], adapter: str | None
     ) -> LabelReading:
         """Read labels for another application."""
-        return await self._server.engine.labels(messages, labels, adapter=adapter)
-
-    def check_health(self) -> None:
-        """Ray Serve's health check; a failing replica is replaced."""
-        self._server.check_health()
-
-    async def __del__(self) -> None:
-        self._bridge.stop()
-        await self._server.close()
+        return await self._vlm.engine.labels(messages, labels, adapter=adapter)
 
 
 def build(args: VlmArgs) -> serve.Application:
