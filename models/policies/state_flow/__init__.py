@@ -1,0 +1,1 @@
+"""A small flow or diffusion policy on states, for simulators and toys."""
