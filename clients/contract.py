@@ -59,7 +59,9 @@ class PolicyContract:
         model: name of the served model; `revision` and `content_hash` (SHA-256, hex) pin its weights.
         control_hz: rate at which rows of a chunk are meant to be played.
         chunk_length: rows of a chunk (H); `execute`: rows to play before the next chunk takes over.
-        supports: which of "rtc", "seed", "integration_steps", "adapters", "reset" the policy honours.
+        supports: which of "rtc", "seed", "integration_steps", "adapters", "noise", "context_noise", "reset" the policy
+            honours.
+        context_size: numbers of context noise that it takes; 0 for a policy that was trained without.
         limits: caps of this server by name (message_bytes, instruction_chars, image_pixels ...).
     """
 
@@ -77,6 +79,7 @@ class PolicyContract:
     adapters: Tuple[str, ...]
     normalization: str
     limits: Mapping[str, int]
+    context_size: int = 0
     protocol: str = PROTOCOL
 
     def to_map(self) -> Dict[str, Any]:

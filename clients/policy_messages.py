@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Type, TypeVar
 
 import numpy as np
 
 from clients.contract import PolicyContract
 from clients.errors import RoboserveError
 from clients.images import Array, WireImage, encode_image, resize_with_pad
+
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class ActOptions:
             server then uses its own memory of the session's last chunk.
         execution_horizon: RTC: row up to which the previous chunk still guides.
         return_model_actions: also return the chunk in model space.
+        noise: what the chunk starts from, in model space, float32 (H, model action size).
+        context_level: 0 trusts the context, 1 erases it; `context_noise`: float32 (context size,), takes its place.
     """
 
     seed: Optional[int] = None
@@ -34,12 +38,16 @@ class ActOptions:
     executed: Optional[int] = None
     execution_horizon: Optional[int] = None
     return_model_actions: Optional[bool] = None
+    noise: Optional[Array] = None
+    context_level: Optional[float] = None
+    context_noise: Optional[Array] = None
 
     def to_map(self) -> Dict[str, Any]:
         """Return the wire form: the options that are set."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        if self.leftover is not None:
-            values["leftover"] = np.ascontiguousarray(self.leftover, dtype=np.float32)
+        for name in ("leftover", "noise", "context_noise"):
+            if values[name] is not None:
+                values[name] = np.ascontiguousarray(values[name], dtype=np.float32)
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -63,6 +71,9 @@ class ActReply:
         batch_size: items in the batch that this request rode in.
         model: which weights answered.
         round_trip_ms: from the first byte sent to the reply decoded, on this side's clock.
+        seed: that noise was drawn from, asked for or not; with it the same request gives the same chunk again. None for
+            a policy that draws none.
+        context_level: that was used; None for a policy without.
     """
 
     actions: Array
@@ -71,6 +82,8 @@ class ActReply:
     batch_size: int
     model: ModelId
     round_trip_ms: float
+    seed: Optional[int] = None
+    context_level: Optional[float] = None
 
 
 def fit_images(
@@ -149,6 +162,8 @@ def read_reply(message: Mapping[str, Any], contract: PolicyContract, *, round_tr
         batch_size=batch,
         model=ModelId(*(str(model.get(name, "")) for name in ("id", "revision", "content_hash"))),
         round_trip_ms=round_trip_ms,
+        seed=_optional(message, "seed", int),
+        context_level=_optional(message, "context_level", float),
     )
 
 
@@ -163,6 +178,13 @@ def read_contract(message: Any) -> PolicyContract:
     if message.get("type") == "error":
         raise RoboserveError.from_map(message)
     return PolicyContract.from_map(message)
+
+
+def _optional(message: Mapping[str, Any], name: str, kind: Type[_Number]) -> Optional[_Number]:
+    value = message.get(name)
+    if value is not None and not isinstance(value, kind):
+        raise RoboserveError("invalid_output", f"{name}: must be of type {kind.__name__}")
+    return value
 
 
 def _matrix(value: Any, noun: str) -> Array:

@@ -38,6 +38,8 @@ def contract_of(spec: PolicySpec, args: PolicyArgs) -> PolicyContract:
         "rtc": spec.supports_rtc,
         "seed": spec.supports_seed,
         "integration_steps": spec.integration_steps > 0,
+        "noise": spec.supports_noise,
+        "context_noise": spec.context_size > 0,
         "reset": True,
     }
     return PolicyContract(
@@ -51,6 +53,7 @@ def contract_of(spec: PolicySpec, args: PolicyArgs) -> PolicyContract:
         chunk_length=spec.chunk_length,
         execute=spec.execute,
         integration_steps=spec.integration_steps,
+        context_size=spec.context_size,
         supports=tuple(name for name, present in supports.items() if present),
         adapters=(),
         normalization=spec.normalization,

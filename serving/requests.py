@@ -26,7 +26,11 @@ _MESSAGE_ENTRIES = frozenset(
 )
 _OBSERVATION_ENTRIES = frozenset(("images", "state", "instruction"))
 _RTC_OPTIONS = ("inference_delay", "leftover", "executed", "execution_horizon")
-_OPTION_ENTRIES = frozenset(("seed", "integration_steps", "return_model_actions", *_RTC_OPTIONS))
+_CONTEXT_OPTIONS = ("context_level", "context_noise")
+_OPTION_ENTRIES = frozenset(
+    ("seed", "integration_steps", "return_model_actions", "noise", *_CONTEXT_OPTIONS, *_RTC_OPTIONS)
+)
+_MOST_NOISE = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +168,8 @@ def _options(options: Mapping[str, Any], spec: PolicySpec) -> ActOptions:
     supported = {
         "seed": spec.supports_seed,
         "integration_steps": spec.integration_steps > 0,
+        "noise": spec.supports_noise,
+        **dict.fromkeys(_CONTEXT_OPTIONS, spec.context_size > 0),
         **dict.fromkeys(_RTC_OPTIONS, spec.supports_rtc),
     }
     for name, honoured in supported.items():
@@ -175,7 +181,22 @@ def _options(options: Mapping[str, Any], spec: PolicySpec) -> ActOptions:
         inference_delay=integer(options, "inference_delay", 0, spec.chunk_length - 1) or 0,
         leftover=_leftover(options.get("leftover"), spec),
         execution_horizon=integer(options, "execution_horizon", 1, spec.chunk_length),
+        noise=_noise(options, "noise", (spec.chunk_length, spec.action.size)),
+        context_level=number(options, "context_level", 0.0, 1.0),
+        context_noise=_noise(options, "context_noise", (spec.context_size,)),
     )
+
+
+def _noise(options: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    value = options.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.shape != shape:
+        raise RoboserveError("invalid_request", f"options.{name}: must be a float array of shape {shape}")
+    numbers = _as_float32(value)
+    if not (np.abs(numbers) <= _MOST_NOISE).all():
+        raise RoboserveError("invalid_request", f"options.{name}: values must be finite and within {_MOST_NOISE:g}")
+    return numbers
 
 
 def _leftover(leftover: Any, spec: PolicySpec) -> NDArray[np.float32] | None:

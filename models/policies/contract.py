@@ -69,6 +69,9 @@ class PolicySpec:
         integration_steps: default number of integration steps of the flow (0 where there is none).
         supports_rtc: takes `inference_delay` and `leftover`.
         supports_seed: the same request with the same seed gives the same chunk.
+        supports_noise: takes the noise that a chunk starts from.
+        context_size: numbers of context noise that the policy takes beside a context level (context-smoothed
+            pre-training, arXiv 2605.12236); 0 where it was trained without.
         stateful: keeps something per session, so that `reset` matters.
         instruction_chars: longest instruction.
         normalization: key of the statistics that scale state and action.
@@ -88,6 +91,8 @@ class PolicySpec:
     integration_steps: int = 0
     supports_rtc: bool = False
     supports_seed: bool = False
+    supports_noise: bool = False
+    context_size: int = 0
     stateful: bool = False
     instruction_chars: int = 512
     normalization: str = "none"
@@ -119,6 +124,9 @@ class ActOptions:
         inference_delay: RTC: rows of `leftover` that will be played before this answer arrives (d).
         leftover: RTC: unplayed rest of the previous chunk in model space, float32 (n, model action size), n <= H.
         execution_horizon: RTC: row up to which the leftover still guides; None takes the policy's default.
+        noise: what the chunk starts from in model space, float32 (H, model action size); None draws it.
+        context_level: 0 trusts the context, 1 erases it; None is 0. `context_noise`: float32 (context_size,), what
+            takes its place; None draws it.
     """
 
     seed: int | None = None
@@ -126,6 +134,9 @@ class ActOptions:
     inference_delay: int = 0
     leftover: NDArray[np.float32] | None = None
     execution_horizon: int | None = None
+    noise: NDArray[np.float32] | None = None
+    context_level: float | None = None
+    context_noise: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +156,14 @@ class ActionChunk:
     Attributes:
         actions: float32 (H, action.size), physical units, within the action's limits.
         model_actions: float32 (H, model action size), before un-normalisation: what RTC wants back as `leftover`.
+        seed: that noise was drawn from, asked for or not; None where none was. `context_level`: that was used; None for
+            a policy without.
     """
 
     actions: NDArray[np.float32]
     model_actions: NDArray[np.float32]
+    seed: int | None = None
+    context_level: float | None = None
 
 
 class Policy(Protocol):

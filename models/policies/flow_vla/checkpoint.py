@@ -127,6 +127,7 @@ class CheckpointConfig:
             integration_steps=self.inference.integration_steps,
             supports_rtc=True,
             supports_seed=True,
+            supports_noise=True,
             normalization=NORMALIZATION,
         )
 

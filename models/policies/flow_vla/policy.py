@@ -100,9 +100,10 @@ class FlowVLAPolicy:
         # the guided field needs gradients, which tensors made in inference mode refuse to give
         with torch.no_grad() if guidance is not None else torch.inference_mode():
             prefix = self._encode(items)
+            noise, seeds = self._noise(items)
             model = integrate(
                 lambda noisy, time: self._network.velocity(prefix, noisy.to(self._dtype), time.to(self._dtype)).float(),
-                self._noise(items),
+                noise,
                 steps=steps,
                 guidance=guidance,
             )
@@ -111,7 +112,8 @@ class FlowVLAPolicy:
         actions = np.clip(
             actions, np.asarray(self._spec.action.low, np.float32), np.asarray(self._spec.action.high, np.float32)
         )
-        return [ActionChunk(actions=row, model_actions=raw) for row, raw in zip(actions, normalized, strict=True)]
+        answers = zip(actions, normalized, seeds, strict=True)
+        return [ActionChunk(actions=row, model_actions=raw, seed=seed) for row, raw, seed in answers]
 
     def _encode(self, items: Sequence[ActItem]) -> Prefix:
         pixels = np.stack(
@@ -124,14 +126,20 @@ class FlowVLAPolicy:
             images, torch.from_numpy(states).to(self._device, self._dtype), torch.from_numpy(words).to(self._device)
         )
 
-    def _noise(self, items: Sequence[ActItem]) -> Tensor:
+    def _noise(self, items: Sequence[ActItem]) -> tuple[Tensor, list[int | None]]:
         shape = (self._spec.chunk_length, self._spec.action.size)
-        rows = []
+        rows: list[Tensor] = []
+        seeds: list[int | None] = []
         for item in items:
+            if item.options.noise is not None:
+                rows.append(torch.from_numpy(item.options.noise))
+                seeds.append(None)
+                continue
             # one generator an item, on the CPU: the noise depends neither on the batch nor on the device
             seed = secrets.randbits(63) if item.options.seed is None else item.options.seed
             rows.append(torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
-        return torch.stack(rows).to(self._device)
+            seeds.append(seed)
+        return torch.stack(rows).to(self._device), seeds
 
     def _guidance(self, items: Sequence[ActItem]) -> Guidance | None:
         if all(item.options.leftover is None for item in items):
@@ -163,6 +171,10 @@ class FlowVLAPolicy:
             raise ValueError(f"integration_steps: {options.integration_steps}, must be 1 to 100")
         if options.seed is not None and not 0 <= options.seed < 2**63:
             raise ValueError(f"seed: {options.seed}, must be 0 to 2^63 - 1")
+        if options.noise is not None:
+            _check_shape("noise", options.noise, (spec.chunk_length, spec.action.size))
+        if options.context_level is not None or options.context_noise is not None:
+            raise ValueError("context_level: this policy was trained without context noise")
         if options.inference_delay < 0 or (options.execution_horizon or 0) < 0:
             raise ValueError("inference_delay and execution_horizon must be 0 or more")
         for camera in spec.cameras:

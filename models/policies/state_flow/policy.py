@@ -1,0 +1,213 @@
+"""`StateFlowPolicy`: a state policy behind the policy contract; it sees no camera."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from models.folders import checkpoint_folder
+from models.policies.contract import ActionChunk, PolicySpec, VectorSpec
+from models.policies.flow_vla.flow import integrate
+from models.policies.state_flow.checkpoint import StatePolicyConfig, load_state_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from models.policies.contract import ActItem, ActOptions
+    from models.policies.state_flow.network import StateFlowNetwork
+
+_BEYOND = 1e6
+
+
+class SteerableFlow:
+    """A flow policy on states whose noise, context level and context noise come from outside.
+
+    Args:
+        steps: Euler steps of the flow; without noise between them.
+    """
+
+    def __init__(self, config: StatePolicyConfig, network: StateFlowNetwork, content_hash: str, *, steps: int) -> None:
+        self.config, self.content_hash = config, content_hash
+        self.network = network.requires_grad_(requires_grad=False)
+        self.steps = steps
+        self.chunk = (config.network.chunk_length, config.network.action_size)
+        self.execute = config.execute
+        self.context_size = config.network.context_size
+
+    @torch.no_grad()
+    def steer(
+        self,
+        states: NDArray[np.float32],
+        *,
+        noise: NDArray[np.float32],
+        level: NDArray[np.float32],
+        context_noise: NDArray[np.float32],
+        steps: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Return chunks float32 (N, H, A), not yet cut to [-1, 1].
+
+        Args:
+            states: (N, S), as the environment gives them. `noise`: (N, H, A).
+            level: (N,), 0 to 1; `context_noise`: (N, C). Neither is looked at by a policy without context.
+            steps: Euler steps, if others than its own.
+        """
+        seen = self.config.normalize(torch.from_numpy(states))
+        network = self.network
+        if self.context_size:
+            prefix = network.encode(seen, level=torch.from_numpy(level), context_noise=torch.from_numpy(context_noise))
+        else:
+            prefix = network.encode(seen)
+        chunks: NDArray[np.float32] = integrate(
+            lambda moving, time: network.velocity(prefix, moving, time),
+            torch.from_numpy(noise),
+            steps=steps or self.steps,
+        ).numpy()
+        return chunks
+
+
+class StateFlowPolicy:
+    """A checkpoint folder of a state policy, served."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """How to run a checkpoint.
+
+        Attributes:
+            checkpoint: folder with `config.json` and `model.safetensors`, or "zoo:NAME" for one that ships with us.
+            integration_steps: Euler steps of a request that names none.
+            control_hz: rate at which rows are meant to be played.
+            threads: CPU threads of the whole process; None leaves PyTorch's setting.
+        """
+
+        checkpoint: str
+        integration_steps: int = 10
+        control_hz: float = 20.0
+        threads: int | None = None
+
+    def __init__(self, config: Config) -> None:
+        """Load the checkpoint.
+
+        Raises:
+            FileNotFoundError, ValueError: see `load_state_policy`; ValueError also for a diffusion policy, whose steps
+                need noise between them.
+        """
+        loaded, network, content_hash = load_state_policy(checkpoint_folder(config.checkpoint))
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self._flow = SteerableFlow(loaded, network, content_hash, steps=config.integration_steps)
+        self._spec = _spec(loaded, content_hash, config)
+
+    @property
+    def spec(self) -> PolicySpec:
+        """What it wants and gives."""
+        return self._spec
+
+    def act(self, items: Sequence[ActItem]) -> Sequence[ActionChunk]:
+        """Return one chunk for each item; those with the same number of integration steps run as one batch.
+
+        Raises:
+            ValueError: naming the option or field that cannot be used.
+        """
+        drawn = [self._draw(item) for item in items]
+        chunks: list[ActionChunk | None] = [None] * len(items)
+        wanted = [item.options.integration_steps or self._flow.steps for item in items]
+        for steps in sorted(set(wanted)):
+            rows = [index for index, own in enumerate(wanted) if own == steps]
+            model = self._flow.steer(
+                np.stack([items[index].observation.state for index in rows]),
+                noise=np.stack([drawn[index].noise for index in rows]),
+                level=np.array([drawn[index].level for index in rows], np.float32),
+                context_noise=np.stack([drawn[index].context_noise for index in rows]),
+                steps=steps,
+            )
+            for index, raw in zip(rows, model, strict=True):
+                chunks[index] = ActionChunk(
+                    actions=np.clip(raw, -1.0, 1.0),
+                    model_actions=raw,
+                    seed=drawn[index].seed,
+                    context_level=drawn[index].level if self._flow.context_size else None,
+                )
+        return [chunk for chunk in chunks if chunk is not None]
+
+    def reset(self, session: str) -> None:
+        """Do nothing: no request depends on an earlier one."""
+
+    def _draw(self, item: ActItem) -> _Drawn:
+        options, spec = item.options, self._spec
+        _check(options, spec, adapter=item.adapter)
+        if item.observation.state.shape != (spec.state.size,):
+            raise ValueError(f"state: shape {item.observation.state.shape}, needs ({spec.state.size},)")
+        whole = options.noise is not None and (options.context_noise is not None or not options.context_level)
+        seed = None if whole else secrets.randbits(63) if options.seed is None else options.seed
+        random = np.random.default_rng(0 if seed is None else seed)
+        noise = random.standard_normal(self._flow.chunk, np.float32)
+        context = random.standard_normal(self._flow.context_size, np.float32)
+        return _Drawn(
+            noise=noise if options.noise is None else options.noise,
+            level=options.context_level or 0.0,
+            context_noise=context if options.context_noise is None else options.context_noise,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    noise: NDArray[np.float32]
+    level: float
+    context_noise: NDArray[np.float32]
+    seed: int | None
+
+
+def _check(options: ActOptions, spec: PolicySpec, *, adapter: str | None) -> None:
+    if adapter is not None:
+        raise ValueError(f"adapter: {adapter!r}, this policy has none")
+    if options.leftover is not None:
+        raise ValueError("leftover: this policy has no real-time chunking")
+    if options.integration_steps is not None and not 1 <= options.integration_steps <= 100:
+        raise ValueError(f"integration_steps: {options.integration_steps}, must be 1 to 100")
+    if options.seed is not None and not 0 <= options.seed < 2**63:
+        raise ValueError(f"seed: {options.seed}, must be 0 to 2^63 - 1")
+    if not spec.context_size and (options.context_level is not None or options.context_noise is not None):
+        raise ValueError("context_level: this policy was trained without context noise")
+    if options.context_level is not None and not 0 <= options.context_level <= 1:
+        raise ValueError(f"context_level: {options.context_level}, must be from 0 to 1")
+    shapes = (("noise", options.noise, (spec.chunk_length, spec.action.size)),)
+    for name, value, shape in (*shapes, ("context_noise", options.context_noise, (spec.context_size,))):
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{name}: shape {value.shape}, needs {shape}")
+
+
+def _spec(loaded: StatePolicyConfig, content_hash: str, config: StateFlowPolicy.Config) -> PolicySpec:
+    network = loaded.network
+    return PolicySpec(
+        id=loaded.id,
+        revision=loaded.revision,
+        content_hash=content_hash,
+        cameras=(),
+        state=_vector("s", network.state_size, _BEYOND),
+        action=_vector("a", network.action_size, 1.0),
+        control_hz=config.control_hz,
+        chunk_length=network.chunk_length,
+        execute=loaded.execute,
+        integration_steps=config.integration_steps,
+        supports_seed=True,
+        supports_noise=True,
+        context_size=network.context_size,
+        normalization="mean_std",
+    )
+
+
+def _vector(letter: str, size: int, bound: float) -> VectorSpec:
+    return VectorSpec(
+        names=tuple(f"{letter}{index}" for index in range(size)),
+        units=("1",) * size,
+        kinds=("absolute" if letter == "s" else "delta",) * size,
+        low=(-bound,) * size,
+        high=(bound,) * size,
+    )

@@ -1,0 +1,1 @@
+"""A frozen policy and the high-level actor that steers it (TMRL, arXiv 2605.12236; DSRL, arXiv 2506.15799)."""

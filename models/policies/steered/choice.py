@@ -1,0 +1,115 @@
+"""What the high-level agent chooses: initial action noise z, context level t, context noise eps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceSpace:
+    """Where each part of a choice lies in its vector, and how it is scaled.
+
+    The agent's own scale is [-1, 1]; z and eps are multiplied by their bounds, and t = bound (raw + 1) / 2. A part that
+    is not chosen has size 0.
+
+    Attributes:
+        noise, level, context: numbers of each part in the vector.
+        rows, columns: of a chunk (H, A). `context_size`: numbers of context noise that the policy takes.
+    """
+
+    noise: int
+    level: int
+    context: int
+    rows: int
+    columns: int
+    context_size: int
+    noise_bound: float
+    level_bound: float
+    context_bound: float
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        rows: int,
+        columns: int,
+        context_size: int,
+        noise_bound: float,
+        level_bound: float,
+        context_bound: float,
+        whole_chunk: bool = False,
+    ) -> ChoiceSpace:
+        """Return the space for a policy with chunks (rows, columns) and so much context.
+
+        Args:
+            whole_chunk: choose a noise for every row; otherwise one is repeated over them.
+
+        Raises:
+            ValueError: a context is to be modulated, and the policy has none.
+        """
+        if context_size == 0 and (level_bound or context_bound):
+            raise ValueError("level_bound: the policy was trained without context noise, so both bounds must be 0")
+        return cls(
+            noise=rows * columns if whole_chunk else columns,
+            level=1 if level_bound else 0,
+            context=context_size if context_bound and level_bound else 0,
+            rows=rows,
+            columns=columns,
+            context_size=context_size,
+            noise_bound=noise_bound,
+            level_bound=level_bound,
+            context_bound=context_bound,
+        )
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Sizes of the parts that are chosen, in order."""
+        return tuple(size for size in (self.noise, self.level, self.context) if size)
+
+    @property
+    def size(self) -> int:
+        """Numbers of a choice."""
+        return sum(self.parts)
+
+    def spread(self, choices: NDArray[np.float32], random: np.random.Generator) -> Steering:
+        """Return what a policy is told for choices (N, size) in [-1, 1].
+
+        Args:
+            random: source of context noise that is not chosen, standard normal.
+        """
+        number = len(choices)
+        z = choices[:, : self.noise] * self.noise_bound
+        rows = z.reshape(number, -1, self.columns)
+        noise = np.broadcast_to(rows, (number, self.rows, self.columns)).astype(np.float32)
+        level = np.zeros(number, np.float32)
+        if self.level:
+            level = (choices[:, self.noise] + 1) / 2 * self.level_bound
+        if self.context:
+            context = choices[:, self.noise + self.level :] * self.context_bound
+        else:
+            context = random.standard_normal((number, self.context_size), np.float32)
+        return Steering(
+            noise=noise,
+            level=np.clip(level, 0.0, 1.0).astype(np.float32),
+            context_noise=np.asarray(context, np.float32),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """What steers a frozen policy, for N observations.
+
+    Attributes:
+        noise: float32 (N, H, A). `level`: float32 (N,), 0 to 1. `context_noise`: float32 (N, C), C 0 for a policy
+            without context.
+    """
+
+    noise: NDArray[np.float32]
+    level: NDArray[np.float32]
+    context_noise: NDArray[np.float32]
