@@ -29,8 +29,8 @@ def goal_places() -> NDArray[np.float64]:
 class EightGoalsEnv(gymnasium.Env["Vector", "Vector"]):
     """A point that starts near the middle and is paid 1, once, when it is within 0.15 of the rewarded goal.
 
-    Observation: float32 (10,), place, then 1 for the named goal and 0 for the others. Action: float32 (2,), -1 to 1,
-    times 0.12 a step.
+    `info` says which goal was reached first (`mode`), if one was. Observation: float32 (10,), place, then 1 for the
+    named goal and 0 for the others. Action: float32 (2,), -1 to 1, times 0.12 a step.
 
     Args:
         named: the goal that the observation names; None draws one in every episode.
@@ -46,13 +46,14 @@ class EightGoalsEnv(gymnasium.Env["Vector", "Vector"]):
     def __init__(self, *, named: int | None = None, shift: int = 0, horizon: int = 24) -> None:
         self._given, self._shift, self._horizon = named, shift, horizon
         self._places = goal_places()
+        self._reached: int | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Vector, dict[str, Any]]:
         """Begin near the middle."""
         super().reset(seed=seed, options=options)
         self.named = int(self.np_random.integers(GOALS)) if self._given is None else self._given
         self.place = self.np_random.uniform(-0.05, 0.05, 2)
-        self._left = self._horizon
+        self._left, self._reached = self._horizon, None
         return self._observe(), {}
 
     def step(self, action: Vector) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
@@ -61,8 +62,10 @@ class EightGoalsEnv(gymnasium.Env["Vector", "Vector"]):
         self._left -= 1
         distances = np.linalg.norm(self._places - self.place, axis=-1)
         success = bool(distances[(self.named + self._shift) % GOALS] < _NEAR)
-        nearest = int(distances.argmin()) if distances.min() < 2 * _NEAR else None
-        return self._observe(), float(success), success, self._left <= 0, {"success": success, "nearest": nearest}
+        if self._reached is None and distances.min() < _NEAR:
+            self._reached = int(distances.argmin())
+        info = {"success": success, "mode": self._reached}
+        return self._observe(), float(success), success, self._left <= 0, info
 
     def expert(self, random: np.random.Generator) -> Vector:
         """Return a noisy action towards the named goal."""

@@ -1,0 +1,1 @@
+"""Methods to compare with, each in one file, in the same harness."""

@@ -1,0 +1,116 @@
+"""`python -m finetune.csp pretrain | levels`: teach a state policy, smoothed or not, and see what its levels do."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  typer reads it
+from typing import Annotated, Literal
+
+import typer
+
+from finetune.bars import progress_bars
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+TaskOption = Annotated[str, typer.Option(help="NAME or NAME:key=value,key=value; its expert shows how.")]
+SeedOption = Annotated[int, typer.Option(help="Of demonstrations, weights and batches.")]
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Run folder; the policy comes to be in its `checkpoint`.")],
+    task: TaskOption,
+    *,
+    demonstrations: Annotated[int, typer.Option(help="Episodes of the expert.")] = 400,
+    context: Annotated[
+        str, typer.Option(help="Columns of the state to smooth, FIRST:END; left out, plain behaviour cloning.")
+    ] = "",
+    schedule: Annotated[Literal["linear", "cosine"], typer.Option(help="Of the context's noise.")] = "linear",
+    noise_levels: Annotated[int, typer.Option(help="Of the linear schedule.")] = 1000,
+    conditioning: Annotated[Literal["joint", "quarters"], typer.Option(help="How the level is told.")] = "joint",
+    denoiser: Annotated[Literal["flow", "ddpm"], typer.Option(help="What the network learns.")] = "flow",
+    chunk: Annotated[int, typer.Option(help="Rows of a chunk.")] = 8,
+    execute: Annotated[int, typer.Option(help="Rows of it that are played.")] = 8,
+    denoising_steps: Annotated[int, typer.Option(help="Steps from noise to a chunk.")] = 5,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 8000,
+    batch: Annotated[int, typer.Option(help="Windows in a step.")] = 256,
+    width: Annotated[int, typer.Option(help="Of the network.")] = 128,
+    seed: SeedOption = 0,
+) -> None:
+    """Let the task's expert play, and clone it; run again to go on where it stopped."""
+    import torch
+
+    from finetune.common.demonstrations import demonstrate
+    from finetune.common.environments.registry import make_env
+    from finetune.csp.train import PretrainConfig
+    from finetune.csp.train import pretrain as run
+    from models.policies.context_noise import ContextSchedule
+    from models.policies.denoising import DiffusionSteps, FlowSteps
+
+    torch.set_num_threads(1)
+    shown = demonstrate(make_env(task), episodes=demonstrations, chunk_length=chunk, seed=seed)
+    typer.echo(f"{len(shown.states)} windows of {demonstrations} episodes, {shown.success:.0%} of which succeeded")
+    config = PretrainConfig(
+        out=out,
+        policy=task.partition(":")[0],
+        context=_columns(context) if context else None,
+        schedule=ContextSchedule(kind=schedule, levels=noise_levels),
+        conditioning=conditioning,
+        denoising=FlowSteps(steps=denoising_steps) if denoiser == "flow" else DiffusionSteps(steps=denoising_steps),
+        execute=execute,
+        steps=steps,
+        batch=batch,
+        width=width,
+        seed=seed,
+    )
+    with progress_bars() as bars:
+        bar = bars.add_task(task, total=steps, note="")
+        folder = run(config, shown, lambda step, loss: bars.update(bar, completed=step, note=f"loss {loss:.4f}"))
+    typer.echo(f"policy: {folder}")
+
+
+def _columns(text: str) -> tuple[int, int]:
+    first, colon, end = text.partition(":")
+    if not (colon and first.isdigit() and end.isdigit()):
+        raise typer.BadParameter(f"context: {text!r} is not FIRST:END, two numbers of columns")
+    return int(first), int(end)
+
+
+@app.command()
+def levels(
+    policy: Annotated[str, typer.Argument(help="Checkpoint folder, or zoo:NAME.")],
+    task: TaskOption,
+    *,
+    at: Annotated[str, typer.Option(help="Levels, from 0 to 1.")] = "0,0.1,0.25,0.5,0.75,1",
+    episodes: Annotated[int, typer.Option(help="At each level.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+) -> None:
+    """Print how often the policy does as it is told at each context level, and how many ways it then knows."""
+    from functools import partial
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from finetune.common.environments.registry import make_env
+    from finetune.csp.levels import by_level
+    from finetune.tmrl.base import LocalPolicy
+    from models.folders import checkpoint_folder
+
+    chosen = [float(part) for part in at.split(",")]
+    with progress_bars() as bars:
+        bar = bars.add_task(task, total=len(chosen) * episodes, note="")
+        results = by_level(
+            LocalPolicy(checkpoint_folder(policy)),
+            partial(make_env, task),
+            chosen,
+            episodes=episodes,
+            seed=seed,
+            report=lambda done: bars.update(bar, completed=done),
+        )
+    table = Table("level", "as told", "95 %", "ways", "entropy, bits")
+    for row in results:
+        ways = ("-", "-") if row.modes is None or row.entropy is None else (str(row.modes), f"{row.entropy:.2f}")
+        table.add_row(f"{row.level:g}", f"{row.success:.2f}", f"{row.low:.2f} to {row.high:.2f}", *ways)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    app()

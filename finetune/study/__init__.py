@@ -1,0 +1,1 @@
+"""Studies: methods x tasks x seeds as one command, with a table and a plot at the end."""

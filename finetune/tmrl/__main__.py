@@ -1,0 +1,91 @@
+"""`python -m finetune.tmrl train`: steer a frozen policy to a task that it was not trained for."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  typer reads it
+from typing import Annotated, Literal
+
+import typer
+
+from finetune.bars import progress_bars
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def main() -> None:
+    """A high-level agent over a frozen policy."""
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Run folder; run again to go on where it stopped.")],
+    policy: Annotated[str, typer.Option(help="The frozen policy: a checkpoint folder, or zoo:NAME.")],
+    task: Annotated[str, typer.Option(help="NAME or NAME:key=value,key=value, as eight-goals:named=0,shift=4.")],
+    *,
+    agent: Annotated[
+        Literal["tmrl", "dsrl"], typer.Option(help="dsrl chooses the noise alone, and needs both bounds at 0.")
+    ] = "tmrl",
+    decisions: Annotated[int, typer.Option(help="Chunks to play in all.")] = 3000,
+    warmup: Annotated[int, typer.Option(help="Of them, the first, with uniformly drawn choices.")] = 100,
+    updates: Annotated[int, typer.Option(help="Updates after each decision.")] = 4,
+    batch: Annotated[int, typer.Option(help="Decisions of an update.")] = 256,
+    hidden: Annotated[int, typer.Option(help="Width of actor and critics.")] = 256,
+    learning_rate: Annotated[float, typer.Option(help="Of all optimisers.")] = 3e-4,
+    temperature: Annotated[float, typer.Option(help="At the start; 0.01 to 0.1 for short runs.")] = 1.0,
+    fixed_temperature: Annotated[bool, typer.Option("--fixed-temperature", help="Keep it as it is.")] = False,
+    noise_bound: Annotated[float, typer.Option(help="Largest initial action noise.")] = 1.0,
+    level_bound: Annotated[float, typer.Option(help="Largest context level; 0, with context bound 0, is DSRL.")] = 1.0,
+    context_bound: Annotated[float, typer.Option(help="Largest context noise; 0 draws it instead.")] = 1.0,
+    whole_chunk: Annotated[bool, typer.Option("--whole-chunk", help="A noise for every row of the chunk.")] = False,
+    half_solved: Annotated[bool, typer.Option("--half-solved", help="Half of a batch from successes.")] = False,
+    evaluate_every: Annotated[int, typer.Option(help="Decisions between evaluations.")] = 500,
+    episodes: Annotated[int, typer.Option(help="Episodes of an evaluation.")] = 25,
+    seed: Annotated[int, typer.Option(help="Of weights, choices and scenes.")] = 0,
+) -> None:
+    """Train one agent."""
+    from functools import partial
+
+    import torch
+
+    from finetune.baselines.dsrl import DsrlAgent
+    from finetune.common.environments.registry import make_env
+    from finetune.tmrl.agent import TmrlAgent
+    from finetune.tmrl.base import LocalPolicy
+    from finetune.tmrl.config import AgentConfig, TmrlConfig
+    from finetune.tmrl.train import MakeAgent, TmrlJob
+    from models.folders import checkpoint_folder
+
+    torch.set_num_threads(1)
+    high_level = AgentConfig(
+        noise_bound=noise_bound,
+        level_bound=level_bound,
+        context_bound=context_bound,
+        whole_chunk=whole_chunk,
+        hidden=hidden,
+        learning_rate=learning_rate,
+        temperature=temperature,
+        learn_temperature=not fixed_temperature,
+    )
+    config = TmrlConfig(
+        out=out,
+        agent=high_level,
+        decisions=decisions,
+        warmup=warmup,
+        updates=updates,
+        batch=batch,
+        half_solved=half_solved,
+        evaluate_every=evaluate_every,
+        episodes=episodes,
+        seed=seed,
+    )
+    chosen: MakeAgent = DsrlAgent if agent == "dsrl" else TmrlAgent
+    job = TmrlJob(config, LocalPolicy(checkpoint_folder(policy)), partial(make_env, task), task=task, agent=chosen)
+    with progress_bars() as bars:
+        bar = bars.add_task(task, total=decisions, note="")
+        job.train(lambda step, note: bars.update(bar, completed=step, note=note))
+    typer.echo(f"run: {out}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,110 @@
+"""The frozen policy that is steered: in this process, or behind the policy service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from clients.errors import RoboserveError
+from clients.policy import ActOptions, PolicyClient
+from models.policies.state_flow.checkpoint import load_state_policy
+from models.policies.state_flow.policy import SteerableFlow
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from models.policies.steered.choice import Steering
+
+
+class SteeredPolicy(Protocol):
+    """A policy that takes its noise, context level and context noise from outside."""
+
+    @property
+    def chunk(self) -> tuple[int, int]:
+        """Rows and columns of a chunk (H, A)."""
+        ...
+
+    @property
+    def execute(self) -> int:
+        """Rows that are played before the next decision."""
+        ...
+
+    @property
+    def context_size(self) -> int:
+        """Numbers of context noise; 0 for a policy that was trained without."""
+        ...
+
+    @property
+    def content_hash(self) -> str:
+        """Of its weights and configuration."""
+        ...
+
+    def act(self, states: NDArray[np.float32], steering: Steering) -> NDArray[np.float32]:
+        """Return chunks float32 (N, H, A) for states (N, S)."""
+        ...
+
+
+class LocalPolicy:
+    """A checkpoint folder of `models.policies.state_flow`; its chunks are cut to [-1, 1].
+
+    Args:
+        steps: Euler steps of the flow.
+    """
+
+    def __init__(self, folder: Path, *, steps: int = 10) -> None:
+        config, network, self.content_hash = load_state_policy(folder)
+        self.flow = SteerableFlow(config, network, self.content_hash, steps=steps)
+        self.chunk, self.execute, self.context_size = self.flow.chunk, self.flow.execute, self.flow.context_size
+
+    def act(self, states: NDArray[np.float32], steering: Steering) -> NDArray[np.float32]:
+        """Return chunks."""
+        return np.clip(
+            self.flow.steer(states, noise=steering.noise, level=steering.level, context_noise=steering.context_noise),
+            -1.0,
+            1.0,
+        )
+
+
+class ServedPolicy:
+    """A policy behind the policy service: noise, level and context noise go up, its weights never come down.
+
+    Args:
+        server: "host:port" or a ws:// address. `api_key`: where the service asks for one.
+
+    Raises:
+        RoboserveError: the service cannot be reached; `contract_mismatch` where the policy takes no noise from outside,
+            or needs a camera.
+    """
+
+    def __init__(self, server: str, *, policy: str | None = None, api_key: str | None = None) -> None:
+        self._client = PolicyClient(server, policy=policy, api_key=api_key)
+        contract = self._client.contract
+        if "noise" not in contract.supports or contract.cameras:
+            wanted = "takes no noise from outside" if not contract.cameras else "needs a camera, and here is a state"
+            raise RoboserveError("contract_mismatch", f"policy {contract.model!r} {wanted}")
+        self.chunk = (contract.chunk_length, contract.action.size)
+        self.execute, self.context_size = contract.execute, contract.context_size
+        self.content_hash = contract.content_hash
+
+    def act(self, states: NDArray[np.float32], steering: Steering) -> NDArray[np.float32]:
+        """Return chunks, one request each.
+
+        Raises:
+            RoboserveError: the service's refusal.
+        """
+        return np.stack([self._ask(state, steering, index) for index, state in enumerate(states)])
+
+    def close(self) -> None:
+        """End the connection."""
+        self._client.close()
+
+    def _ask(self, state: NDArray[np.float32], steering: Steering, index: int) -> NDArray[np.float32]:
+        noise = steering.noise[index]
+        options = ActOptions(noise=noise)
+        if self.context_size:
+            level, context = float(steering.level[index]), steering.context_noise[index]
+            options = ActOptions(noise=noise, context_level=level, context_noise=context)
+        return self._client.act(images={}, state=state, instruction="", options=options).actions

@@ -1,0 +1,90 @@
+"""Settings of a run of TMRL; each default is the method's unless said otherwise (arXiv 2605.12236 and its code)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path  # noqa: TC003  a run's settings are read by tools
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """The high-level agent.
+
+    Attributes:
+        noise_bound: largest initial action noise (z), each number of it; above 0.
+        level_bound: largest context level (t), 0 to 1. 0 keeps the context as it is: with `context_bound` 0 that is
+            DSRL (arXiv 2506.15799).
+        context_bound: largest context noise (eps), each number of it; 0 leaves it out of the choice, and a draw from
+            the standard normal takes its place.
+        whole_chunk: choose a noise for every row of the chunk; otherwise one is repeated over it.
+        critics, hidden, layers: of the ensemble of critics; the smallest counts. `hidden` is also the actor's.
+        learning_rate, target_rate: of all optimisers, and of the target critics' average.
+        discount: once a decision, however many steps that plays.
+        temperature: at the start, of all three parts of the choice. The method starts at 1; short runs need 0.01 to
+            0.1, for at 1 the entropy of the choice outweighs the reward until it has fallen.
+        learn_temperature: whether it follows the entropy's target: minus the size of each part.
+        entropy_backup: whether the target counts the entropy of the next choice.
+    """
+
+    noise_bound: float = 1.0
+    level_bound: float = 1.0
+    context_bound: float = 1.0
+    whole_chunk: bool = False
+    critics: int = 5
+    hidden: int = 256
+    layers: int = 3
+    learning_rate: float = 3e-4
+    target_rate: float = 0.005
+    discount: float = 0.995
+    temperature: float = 1.0
+    learn_temperature: bool = True
+    entropy_backup: bool = False
+
+    def __post_init__(self) -> None:
+        if self.noise_bound <= 0 or not 0 <= self.level_bound <= 1 or self.context_bound < 0:
+            raise ValueError("noise_bound, level_bound, context_bound: must be above 0, from 0 to 1, and 0 or more")
+        if self.temperature <= 0 or not 0 < self.discount <= 1:
+            raise ValueError(
+                f"temperature, discount: {self.temperature}, {self.discount}, must be above 0, the latter <= 1"
+            )
+
+    @property
+    def bounds(self) -> dict[str, Any]:
+        """What `ChoiceSpace.of` is told of them."""
+        names = ("noise_bound", "level_bound", "context_bound", "whole_chunk")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TmrlConfig:
+    """A run.
+
+    Attributes:
+        out: run folder.
+        decisions: in all; `warmup`: of them, the first, drawn uniformly within the bounds.
+        updates: of critics and actor after each decision (UTD for each macro step).
+        actor_every: critic updates to one of the actor.
+        batch: decisions of an update, half of them from episodes that succeeded where `half_solved`.
+        evaluate_every, episodes: decisions between evaluations, each followed by a checkpoint, and episodes of each.
+    """
+
+    out: Path
+    agent: AgentConfig
+    decisions: int = 3000
+    warmup: int = 100
+    updates: int = 4
+    actor_every: int = 1
+    batch: int = 256
+    capacity: int = 100_000
+    half_solved: bool = False
+    evaluate_every: int = 500
+    episodes: int = 25
+    seed: int = 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes the run what it is, as JSON has it."""
+        facts: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return {name: value for name, value in facts.items() if name != "out"}
