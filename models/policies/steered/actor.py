@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_LEAST_LOG_STD, _MOST_LOG_STD = -5.0, 2.0
+_SPREAD, _MIDDLE = 3.5, -1.5
+"""Log standard deviations lie between -5 and 2."""
 
 
 class ChoiceActor(nn.Module):
@@ -36,7 +37,7 @@ class ChoiceActor(nn.Module):
         choices, scores, start = [], [], 0
         for head in self.heads:
             mean, raw = head(features).chunk(2, dim=-1)
-            log_std = _LEAST_LOG_STD + (_MOST_LOG_STD - _LEAST_LOG_STD) / 2 * (raw.tanh() + 1)
+            log_std = _SPREAD * raw.tanh() + _MIDDLE
             size = mean.shape[-1]
             drawn = torch.zeros_like(mean) if noise is None else noise[:, start : start + size]
             before = mean + log_std.exp() * drawn

@@ -87,16 +87,15 @@ class ChoiceSpace:
         z = choices[:, : self.noise] * self.noise_bound
         rows = z.reshape(number, -1, self.columns)
         noise = np.broadcast_to(rows, (number, self.rows, self.columns)).astype(np.float32)
-        level = np.zeros(number, np.float32)
-        if self.level:
-            level = (choices[:, self.noise] + 1) / 2 * self.level_bound
+        raw = choices[:, self.noise] if self.level else np.full(number, -1.0, np.float32)
+        level = np.asarray((raw + 1) / 2 * self.level_bound, np.float32)
         if self.context:
             context = choices[:, self.noise + self.level :] * self.context_bound
         else:
             context = random.standard_normal((number, self.context_size), np.float32)
         return Steering(
             noise=noise,
-            level=np.clip(level, 0.0, 1.0).astype(np.float32),
+            level=np.clip(level, 0.0, 1.0),
             context_noise=np.asarray(context, np.float32),
         )
 

@@ -1,0 +1,203 @@
+"""TMRL on the eight goals (checklist T1 to T7), and its frozen policy behind a served endpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.baselines.dsrl import DsrlAgent
+from finetune.common.decisions import DecisionReplay, Decisions
+from finetune.common.environments.registry import make_env
+from finetune.common.run import metrics
+from finetune.tmrl.agent import TmrlAgent
+from finetune.tmrl.base import LocalPolicy, ServedPolicy
+from finetune.tmrl.config import AgentConfig, TmrlConfig
+from finetune.tmrl.train import TmrlJob
+from models.folders import checkpoint_folder
+from models.policies.state_flow.checkpoint import parameters_hash
+from models.policies.steered.choice import ChoiceSpace
+from tests.serving.policy_running import RunningPolicy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from finetune.tmrl.base import SteeredPolicy
+    from finetune.tmrl.train import MakeAgent
+
+TASK = "eight-goals:named=0,shift=4"
+SMALL = AgentConfig(hidden=32, layers=2, critics=3, temperature=0.05, learning_rate=1e-3)
+UNMODULATED = replace(SMALL, level_bound=0.0, context_bound=0.0)
+
+
+def policy() -> LocalPolicy:
+    torch.set_num_threads(1)
+    return LocalPolicy(checkpoint_folder("zoo:eight-goals"))
+
+
+def job(
+    out: Path, agent: AgentConfig = SMALL, *, base: SteeredPolicy | None = None, make: MakeAgent = TmrlAgent
+) -> TmrlJob:
+    sizes = {"decisions": 60, "warmup": 15, "updates": 1, "batch": 16, "evaluate_every": 20, "episodes": 3}
+    config = TmrlConfig(out=out, agent=agent, **sizes)
+    return TmrlJob(config, base or policy(), partial(make_env, TASK), task=TASK, agent=make)
+
+
+def played(made: TmrlJob) -> dict[str, np.ndarray]:
+    made.train(lambda step, note: None)
+    return made.replay.state()
+
+
+def space(agent: AgentConfig) -> ChoiceSpace:
+    return ChoiceSpace.of(rows=8, columns=2, context_size=8, **agent.bounds)
+
+
+def decisions(number: int = 6, *, choices: int = 11, done: float = 0.0) -> Decisions:
+    random = np.random.default_rng(0)
+    return Decisions(
+        states=random.standard_normal((number, 10), np.float32),
+        after=random.standard_normal((number, 10), np.float32),
+        choices=random.uniform(-1, 1, (number, choices)).astype(np.float32),
+        rewards=np.arange(number, dtype=np.float32),
+        done=np.full(number, done, np.float32),
+    )
+
+
+def test_the_frozen_policy_stays_as_it_was(tmp_path: Path) -> None:
+    base = policy()
+    before = parameters_hash(base.flow.network)
+    played(job(tmp_path, base=base))
+    assert parameters_hash(base.flow.network) == before
+    assert all(weight.grad is None and not weight.requires_grad for weight in base.flow.network.parameters())
+
+
+def test_a_choice_is_spread_within_its_bounds() -> None:
+    bounds = replace(SMALL, noise_bound=1.5, level_bound=0.6, context_bound=0.8)
+    whole = space(bounds)
+    assert whole.parts == (2, 1, 8)
+    random = np.random.default_rng(0)
+    choices = random.uniform(-1, 1, (50, whole.size)).astype(np.float32)
+    choices[0], choices[1] = 1.0, -1.0
+    steering = whole.spread(choices, random)
+    assert steering.noise.shape == (50, 8, 2)
+    assert np.array_equal(steering.noise[:, 0], steering.noise[:, 7])
+    assert np.abs(steering.noise).max() == 1.5
+    assert steering.level[:2].tolist() == pytest.approx([0.6, 0.0])
+    assert np.allclose(steering.level, (choices[:, 2] + 1) / 2 * 0.6, atol=1e-6)
+    assert np.abs(steering.context_noise).max() == pytest.approx(0.8)
+    rows = space(replace(bounds, whole_chunk=True))
+    assert rows.parts == (16, 1, 8)
+    assert not np.array_equal(*rows.spread(random.uniform(-1, 1, (1, 25)), random).noise[0, :2])
+    with pytest.raises(ValueError, match="trained without context noise"):
+        ChoiceSpace.of(rows=8, columns=2, context_size=0, **bounds.bounds)
+
+
+def test_unmodulated_it_is_dsrl_step_for_step(tmp_path: Path) -> None:
+    ours = played(job(tmp_path / "tmrl", UNMODULATED))
+    theirs = played(job(tmp_path / "dsrl", UNMODULATED, make=DsrlAgent))
+    for name, value in ours.items():
+        assert np.array_equal(value, theirs[name]), name
+
+
+def test_the_target_is_the_smallest_critic_without_entropy_discounted_once() -> None:
+    agent = TmrlAgent(SMALL, space(SMALL), 10, seed=0)
+    noise = torch.zeros(6, 11)
+    batch = decisions()
+    with torch.no_grad():
+        choices, scores = agent.actor(torch.from_numpy(batch.after), noise)
+        values = agent.target(agent._inputs(torch.from_numpy(batch.after), choices))
+    lowest = values.min(dim=0).values
+    assert len(values) == 3
+    paid = torch.from_numpy(batch.rewards)
+    assert torch.allclose(agent.targets(batch, noise), paid + 0.995 * lowest)
+    assert torch.equal(agent.targets(decisions(done=1.0), noise), paid)
+    entropic = TmrlAgent(replace(SMALL, entropy_backup=True), space(SMALL), 10, seed=0)
+    surprise = (0.05 * scores).sum(dim=0)
+    assert torch.allclose(entropic.targets(batch, noise), paid + 0.995 * (lowest - surprise), atol=1e-5)
+
+
+def test_sums_of_rewards_are_kept_and_only_success_ends_the_value(tmp_path: Path) -> None:
+    kept = played(job(tmp_path))
+    assert set(np.unique(kept["rewards"])) <= {0.0, 1.0}
+    assert np.array_equal(kept["done"] == 1.0, kept["rewards"] == 1.0)
+    assert kept["done"].sum() < len(kept["done"]) / 3  # the clock cut most episodes off
+
+
+def test_each_part_has_a_temperature_that_follows_its_size() -> None:
+    agent = TmrlAgent(SMALL, space(SMALL), 10, seed=0)
+    states, noise = torch.randn(64, 10), torch.randn(64, 11)
+    before = agent.log_temperatures.detach().clone()
+    _, scores = agent.actor(states, noise)
+    surplus = (scores.detach() - torch.tensor([[2.0], [1.0], [8.0]])).mean(dim=1)
+    agent._improve(states, noise)
+    assert torch.equal(torch.sign(agent.log_temperatures.detach() - before), torch.sign(surplus))
+    assert len(agent.log_temperatures) == 3
+
+
+def test_log_probabilities_are_those_of_a_squashed_gaussian() -> None:
+    agent = TmrlAgent(SMALL, space(SMALL), 10, seed=1)
+    states, noise = torch.randn(5, 10), torch.randn(5, 11)
+    choices, scores = agent.actor(states, noise)
+    mean, raw = agent.actor.heads[2](agent.actor.trunk(states)).chunk(2, dim=-1)
+    gaussian = torch.distributions.Normal(mean, (3.5 * raw.tanh() - 1.5).exp())
+    squashed = torch.distributions.TransformedDistribution(gaussian, torch.distributions.TanhTransform())
+    assert torch.allclose(squashed.log_prob(choices[:, 3:]).sum(dim=-1), scores[2], atol=1e-3)
+
+
+def test_half_of_a_batch_is_of_successes() -> None:
+    replay = DecisionReplay(capacity=100, state_size=1, choice_size=1, half_solved=True)
+    for episode in range(20):
+        one = np.full(1, episode, np.float32)
+        for last in (False, True):
+            replay.add(one, one, 0.0, one, done=False, over=last, success=last and episode == 7)
+    batch = replay.sample(40, np.random.default_rng(0))
+    assert (batch.states[:20] == 7).all()
+    assert not (batch.states[20:] == 7).any()
+
+
+def test_what_is_logged_shows_the_level(tmp_path: Path) -> None:
+    played(job(tmp_path))
+    rows = metrics(tmp_path)
+    assert [row["step"] // 20 for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert 0 <= row["t_min"] <= row["t_mean"] <= row["t_max"] <= 1
+        assert row["success_low"] <= row["success"] <= row["success_high"]
+        assert row["env_steps"] > row["step"]
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole = job(tmp_path / "whole")
+    played(whole)
+
+    def kill(step: int, _: str) -> None:
+        if step >= 50:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        job(tmp_path / "killed").train(kill)
+    resumed = job(tmp_path / "killed")
+    assert 0 < resumed.progress.decisions < 50
+    kept, wanted = played(resumed), whole.replay.state()
+    for name, value in wanted.items():
+        assert np.array_equal(kept[name], value), name
+    assert parameters_hash(resumed.agent.actor) == parameters_hash(whole.agent.actor)
+    own, other = (
+        [{name: value for name, value in row.items() if name != "seconds"} for row in metrics(tmp_path / name)]
+        for name in ("whole", "killed")
+    )
+    assert own == other
+
+
+def test_a_served_policy_gives_the_trajectories_of_a_local_one(tmp_path: Path) -> None:
+    settings = {"checkpoint": "zoo:eight-goals", "integration_steps": 10}
+    with RunningPolicy.serving("models.policies.state_flow:StateFlowPolicy", settings) as served:
+        base = ServedPolicy(served.url)
+        far = played(job(tmp_path / "far", base=base))
+        base.close()
+    near = played(job(tmp_path / "near"))
+    for name, value in near.items():
+        assert np.array_equal(value, far[name]), name
