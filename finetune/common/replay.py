@@ -28,6 +28,7 @@ class Windows:
         returns: float32 (B,), discounted sums of rewards up to a termination.
         alive: float32 (B,), 0 where the episode was terminated within the window, so that nothing follows.
         weights: float32 (B,), 0 for a window that crosses the end of an episode without termination.
+        played: float32 (B, H), 1 for the actions up to the end of the episode.
     """
 
     states: NDArray[np.float32]
@@ -36,6 +37,7 @@ class Windows:
     returns: NDArray[np.float32]
     alive: NDArray[np.float32]
     weights: NDArray[np.float32]
+    played: NDArray[np.float32]
 
 
 _ARRAYS = ("states", "after", "actions", "rewards", "terminated", "ends", "solved")
@@ -118,10 +120,9 @@ class StepReplay:
         """
         rows = (starts[:, None] + np.arange(self.horizon)) % self.capacity
         ended = np.cumsum(self._ends[rows], axis=1) - self._ends[rows] > 0  # the episode was over before this step
-        died = np.cumsum(self._terminated[rows], axis=1) > 0
         counted = ~ended
         powers = self.discount ** np.arange(self.horizon, dtype=np.float32)
-        final = died.any(axis=1)
+        final = (self._terminated[rows] & counted).any(axis=1)
         return Windows(
             states=self._states[starts],
             after=self._after[rows[:, -1]],
@@ -129,6 +130,7 @@ class StepReplay:
             returns=(self._rewards[rows] * counted * powers).sum(axis=1).astype(np.float32),
             alive=np.asarray(~final, np.float32),
             weights=np.asarray(final | ~ended[:, -1], np.float32),
+            played=np.asarray(counted, np.float32),
         )
 
     def state(self) -> dict[str, NDArray[Any]]:

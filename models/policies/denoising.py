@@ -184,9 +184,15 @@ def _cosine_kept(steps: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """Chains of denoising: `points` (K + 1, N, H, A), from noise to the actions, which no bound has cut."""
+    """Chains of denoising.
+
+    Attributes:
+        points: (K + 1, N, H, A), from noise to the actions, which no bound has cut.
+        scores: (scored steps, N), `step_log_probs` of the network that drew them.
+    """
 
     points: Tensor
+    scores: Tensor
 
     @property
     def actions(self) -> Tensor:
@@ -199,23 +205,34 @@ def sample_chain(
     transitions: Transitions, field: Field, noise: Tensor, *, generator: torch.Generator | None = None
 ) -> Chain:
     """Draw chains from `noise` (N, H, A); no step's noise is beyond three standard deviations."""
-    points = [noise]
+    points, scores = [noise], []
     for step in range(transitions.steps):
         mean, deviation = transitions.transition(field, points[-1], step)
         drawn = torch.randn(mean.shape, generator=generator).to(mean).clamp(-_CUT, _CUT)
         points.append(mean + deviation * drawn)
-    return Chain(points=torch.stack(points))
+        if step in transitions.scored:
+            scores.append(_log_density(points[-1], mean, deviation))
+    return Chain(points=torch.stack(points), scores=torch.stack(scores))
 
 
 def chain_log_prob(transitions: Transitions, field: Field, chain: Chain, *, normalised: bool) -> Tensor:
     """Return the log-likelihood of each chain's scored steps, (N,), differentiable in the network.
 
     Args:
+        normalised: see `whole_score`.
+    """
+    return whole_score(step_log_probs(transitions, field, chain), chain, normalised=normalised)
+
+
+def whole_score(scores: Tensor, chain: Chain, *, normalised: bool) -> Tensor:
+    """Return the sum of a chain's step scores (scored steps, N), (N,).
+
+    Args:
         normalised: divide by (K + 1) * H * A, the numbers that a chain consists of, so that a trust region on the
             ratio of two likelihoods does not shrink with their count (OGPO's algorithm settings).
     """
-    scores = step_log_probs(transitions, field, chain).sum(dim=0)
-    return scores / ((transitions.steps + 1) * chain.actions[0].numel()) if normalised else scores
+    whole = scores.sum(dim=0)
+    return whole / chain.points[:, 0].numel() if normalised else whole
 
 
 def step_log_probs(transitions: Transitions, field: Field, chain: Chain) -> Tensor:
@@ -223,7 +240,10 @@ def step_log_probs(transitions: Transitions, field: Field, chain: Chain) -> Tens
     scores = []
     for step in transitions.scored:
         mean, deviation = transitions.transition(field, chain.points[step], step)
-        distance = (chain.points[step + 1] - mean) / deviation
-        each = -0.5 * distance.square() - deviation.log() - 0.5 * math.log(2 * math.pi)
-        scores.append(each.flatten(1).sum(dim=1))
+        scores.append(_log_density(chain.points[step + 1], mean, deviation))
     return torch.stack(scores)
+
+
+def _log_density(value: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    each = -0.5 * ((value - mean) / deviation).square() - deviation.log() - 0.5 * math.log(2 * math.pi)
+    return each.flatten(1).sum(dim=1)

@@ -102,14 +102,16 @@ class StateFlowNetwork(nn.Module):
         return StatePrefix(noise_slice(state, start, stop, level, context_noise, config.schedule), level)
 
     def velocity(self, prefix: StatePrefix, noisy: Tensor, time: Tensor) -> Tensor:
-        """Return the velocity noise - action (or the noise, for a diffusion policy), (B, H, action_size).
+        """Return the velocity noise - action (or the noise, for a diffusion policy), of `noisy`'s shape.
 
         Args:
-            noisy: (B, H, action_size), time * noise + (1 - time) * action.
+            noisy: (B, H, action_size), time * noise + (1 - time) * action; or (B, G, H, action_size), G chunks of each
+                observation at the same time, for which what depends on the observation alone is computed once.
             time: (B,) in [0, 1]; 1 is pure noise.
         """
         condition = functional.silu(self.state(prefix.state) + self.time(self._times(time, prefix.level)))
-        hidden = self.enter(noisy.flatten(1))
+        condition = condition.reshape(len(condition), *[1] * (noisy.dim() - 3), -1)
+        hidden = self.enter(noisy.flatten(-2))
         for block in self.blocks:
             hidden = block(hidden, condition)
         velocity: Tensor = self.leave(hidden).reshape(noisy.shape)

@@ -1,0 +1,122 @@
+"""A generative policy that is trained further: what several networks of one checkpoint have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from models.policies.denoising import chain_log_prob, sample_chain, whole_score
+from models.policies.flow_vla.flow import integrate
+from models.policies.state_flow.checkpoint import load_state_policy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from models.policies.denoising import Chain, DiffusionSteps, FlowSteps
+    from models.policies.flow_vla.flow import Field
+    from models.policies.state_flow.checkpoint import StatePolicyConfig
+    from models.policies.state_flow.network import StateFlowNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkPolicy:
+    """How a network of a checkpoint acts. States (N, S) are always normalised ones.
+
+    Attributes:
+        config: the checkpoint's.
+        steps: the chain that is drawn and scored; the checkpoint's own, or one with other noise.
+        content_hash: of the checkpoint.
+    """
+
+    config: StatePolicyConfig
+    steps: FlowSteps | DiffusionSteps
+    content_hash: str
+
+    @property
+    def chunk(self) -> tuple[int, int]:
+        """Rows and columns of a chunk (H, A)."""
+        return self.config.network.chunk_length, self.config.network.action_size
+
+    @property
+    def size(self) -> int:
+        """Numbers of a chunk."""
+        return self.config.network.chunk_length * self.config.network.action_size
+
+    def field(self, network: StateFlowNetwork, states: Tensor) -> Field:
+        """Bind a network to states (N, S); the field then takes N * G chunks, the G of each state in a row.
+
+        A policy with context noise sees its context clean.
+        """
+        size = network.config.context_size
+        prefix = (
+            network.encode(
+                states, level=states.new_zeros(len(states)), context_noise=states.new_zeros(len(states), size)
+            )
+            if size
+            else network.encode(states)
+        )
+
+        def field(moving: Tensor, time: Tensor) -> Tensor:
+            grouped = moving.reshape(len(states), -1, *moving.shape[1:])
+            return network.velocity(prefix, grouped, time.reshape(len(states), -1)[:, 0]).reshape(moving.shape)
+
+        return field
+
+    def draw(self, network: StateFlowNetwork, states: Tensor, generator: torch.Generator, *, group: int = 1) -> Chain:
+        """Draw `group` chains for each of N states, those of a state in a row."""
+        noise = torch.randn(len(states) * group, *self.chunk, generator=generator).to(states)
+        with torch.no_grad():
+            return sample_chain(self.steps, self.field(network, states), noise, generator=generator)
+
+    def score(self, network: StateFlowNetwork, states: Tensor, chain: Chain, *, normalised: bool = True) -> Tensor:
+        """Return the log-likelihood of chains as `draw` gives them, (N * group,), differentiable."""
+        return chain_log_prob(self.steps, self.field(network, states), chain, normalised=normalised)
+
+    def whole(self, chain: Chain, *, normalised: bool = True) -> Tensor:
+        """Return the log-likelihood of chains under the network that drew them, (N * group,)."""
+        return whole_score(chain.scores, chain, normalised=normalised)
+
+    def decode(self, network: StateFlowNetwork, states: Tensor, noise: Tensor) -> Tensor:
+        """Return the flow's end (N, H, A) for noise, without noise on the way; differentiable in both.
+
+        Raises:
+            ValueError: the policy is a diffusion's.
+        """
+        if not hasattr(self.steps, "correction"):
+            raise ValueError("denoising: only a flow can be followed without noise")
+        return integrate(self.field(network, states), noise, steps=self.steps.steps)
+
+    def cloning_loss(
+        self, network: StateFlowNetwork, states: Tensor, chunks: Tensor, played: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Return the mean squared error of what the network says of noised chunks, a scalar.
+
+        Args:
+            chunks: (N, H, A); `played`: (N, H), 1 for the rows that count.
+        """
+        lesson = self.steps.lesson(chunks, generator=generator)
+        said = self.field(network, states)(lesson.noisy, lesson.time)
+        error = (said - lesson.target).square().mean(dim=-1)
+        return (error * played).sum() / played.sum()
+
+
+def load_chunk_policy(
+    folder: Path, steps: FlowSteps | DiffusionSteps | None = None
+) -> tuple[ChunkPolicy, StateFlowNetwork]:
+    """Return policy and network of a checkpoint folder.
+
+    Args:
+        steps: another chain than the checkpoint's; of its kind.
+
+    Raises:
+        ValueError: a chain of the other kind, or as `load_state_policy`.
+    """
+    config, network, content_hash = load_state_policy(folder)
+    if steps is not None and type(steps) is not type(config.denoising):
+        kinds = type(steps).__name__, type(config.denoising).__name__
+        raise ValueError(f"denoising: {kinds[0]}, but the policy was trained for {kinds[1]}")
+    return ChunkPolicy(config=config, steps=steps or config.denoising, content_hash=content_hash), network

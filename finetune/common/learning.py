@@ -1,0 +1,275 @@
+"""The job of every method that improves a policy of action chunks: play, keep, learn, evaluate, save.
+
+All randomness is drawn from (seed, purpose, count), and the state is saved after each evaluation, between episodes: a
+run that was killed goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path  # noqa: TC003  a run's settings are read by tools
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from finetune.common.intervals import wilson
+from finetune.common.macro import MacroEnv
+from finetune.common.run import Run, pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import gymnasium
+    from numpy.typing import NDArray
+
+    from finetune.common.macro import Macro
+
+Mode = Literal["collect", "judge"]
+_CHOOSING, _EVALUATING = 0, 2
+_EVALUATION_SEEDS = 900_000
+_TRAINING_SEEDS = 100_003
+
+
+class Learner(Protocol):
+    """A policy of chunks that learns from what it plays."""
+
+    @property
+    def execute(self) -> int:
+        """Rows of a chunk that are played before the next."""
+        ...
+
+    @property
+    def picks(self) -> bool:
+        """Whether it collects with the best of several draws, and so must be judged with and without."""
+        ...
+
+    @property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """What a checkpoint keeps."""
+        ...
+
+    @property
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        """Their optimisers."""
+        ...
+
+    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> NDArray[np.float32]:
+        """Return chunks float32 (N, H, A) for states (N, S): to learn from, or to be judged by."""
+        ...
+
+    def keep(self, macro: Macro) -> None:
+        """Keep what the chunk that was chosen last to learn from led to."""
+        ...
+
+    def learn(self, steps: int) -> Iterable[dict[str, float]]:
+        """Make the updates that `steps` in all have earned, and give what each says of itself."""
+        ...
+
+    def facts(self) -> dict[str, float]:
+        """Return what is logged of its state."""
+        ...
+
+    def state(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """Return what must be saved beside modules and optimisers."""
+        ...
+
+    def load(self, state: dict[str, dict[str, NDArray[Any]]]) -> None:
+        """Take what `state` gave."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """A run.
+
+    Attributes:
+        out: run folder.
+        steps: of the environment; the episode that is under way then is played to its end.
+        evaluate_every, episodes: steps between evaluations, each followed by a checkpoint, and episodes of each;
+            `lanes` of them are played side by side.
+    """
+
+    out: Path
+    steps: int = 10_000
+    evaluate_every: int = 1000
+    episodes: int = 50
+    lanes: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.evaluate_every, self.episodes, self.lanes) < 1:
+            raise ValueError("steps, evaluate_every, episodes, lanes: must be 1 or more")
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """How far a run is: steps, chunks, episodes, seconds, and which of the last hundred episodes succeeded."""
+
+    steps: int = 0
+    chunks: int = 0
+    episodes: int = 0
+    seconds: float = 0.0
+    recent: list[bool] = field(default_factory=list)
+
+
+class LearningJob:
+    """A run.
+
+    Args:
+        make: makes the environment, once to learn in and `lanes` times to be judged in.
+        identity: what makes the run what it is beside its settings: method, its settings, task, policy.
+
+    Raises:
+        ValueError: the folder belongs to another run.
+    """
+
+    def __init__(
+        self,
+        config: JobConfig,
+        learner: Learner,
+        make: Callable[[], gymnasium.Env[Any, Any]],
+        *,
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.config, self.learner = config, learner
+        self._env = MacroEnv(make(), execute=learner.execute)
+        lanes = min(config.lanes, config.episodes)
+        self._judged = [MacroEnv(make(), execute=learner.execute) for _ in range(lanes)]
+        self.counts = Counts()
+        settings = {name: getattr(config, name) for name in ("steps", "evaluate_every", "episodes", "lanes", "seed")}
+        self.run = Run(config.out, {**settings, **identity})
+        self._restore()
+
+    def train(self, report: Callable[[int, str], None]) -> None:
+        """Go on to the last step; evaluate at the start, every so often, and at the end.
+
+        Args:
+            report: told steps made, and a word about how it goes.
+        """
+        started, facts = time.monotonic() - self.counts.seconds, _Means()
+        if not self.counts.steps:
+            self._checkpoint(facts)
+        while self.counts.steps < self.config.steps:
+            before = self.counts.steps
+            self._episode(facts)
+            report(self.counts.steps, f"success {np.mean(self.counts.recent[-50:]):.2f}")
+            every = self.config.evaluate_every
+            if before // every != self.counts.steps // every or self.counts.steps >= self.config.steps:
+                self.counts.seconds = time.monotonic() - started
+                self._checkpoint(facts)
+                facts = _Means()
+        self.run.close()
+
+    def _episode(self, facts: _Means) -> None:
+        counts, seed = self.counts, self.config.seed
+        state, over = self._env.reset(seed=_TRAINING_SEEDS * (seed + 1) + counts.episodes), False
+        while not over:
+            chunk = self.learner.act(state[None], noise(seed, _CHOOSING, counts.chunks), "collect")[0]
+            macro = self._env.step(chunk)
+            self.learner.keep(macro)
+            state, over = macro.observations[-1], macro.over
+            counts.steps += len(macro.rewards)
+            counts.chunks += 1
+            for said in self.learner.learn(counts.steps):
+                facts.add(said)
+        counts.episodes += 1
+        counts.recent = [*counts.recent[-99:], macro.success]
+
+    def _checkpoint(self, facts: _Means) -> None:
+        row: dict[str, float] = {"step": self.counts.steps, **self._evaluate("judge")}
+        if self.learner.picks:
+            row |= {f"best_{name}": value for name, value in self._evaluate("collect").items()}
+        if self.counts.recent:
+            row["online_success"] = float(np.mean(self.counts.recent))
+        row |= {**facts.means, **self.learner.facts(), "online_episodes": self.counts.episodes}
+        self.run.log({**row, "seconds": round(self.counts.seconds, 1)})
+        self._save()
+
+    def _evaluate(self, mode: Mode) -> dict[str, float]:
+        return evaluate(self.learner, self._judged, episodes=self.config.episodes, seed=self.config.seed, mode=mode)
+
+    def _save(self) -> None:
+        counters = np.array([getattr(self.counts, name) for name in _COUNTERS], np.float64)
+        recent = np.array(self.counts.recent, bool)
+        arrays = {**self.learner.state(), "job": {"counters": counters, "recent": recent}}
+        tensors = pack(modules=self.learner.modules, optimizers=self.learner.optimizers, arrays=arrays)
+        self.run.save(self.counts.steps, tensors)
+
+    def _restore(self) -> None:
+        found = self.run.restore()
+        if found is None:
+            return
+        arrays = unpack(found[1], modules=self.learner.modules, optimizers=self.learner.optimizers)
+        job = arrays.pop("job")
+        self.learner.load(arrays)
+        for name, value in zip(_COUNTERS, job["counters"], strict=True):
+            setattr(self.counts, name, type(getattr(self.counts, name))(value))
+        self.counts.recent = [bool(value) for value in job["recent"]]
+
+
+_COUNTERS = ("steps", "chunks", "episodes", "seconds")
+
+
+class _Means:
+    """Means of what updates say, each over the updates that said it."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._numbers: dict[str, int] = {}
+
+    def add(self, said: Mapping[str, float]) -> None:
+        for name, value in said.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._numbers[name] = self._numbers.get(name, 0) + 1
+
+    @property
+    def means(self) -> dict[str, float]:
+        return {name: value / self._numbers[name] for name, value in self._sums.items()}
+
+
+def noise(seed: int, purpose: int, number: int) -> torch.Generator:
+    """Return a source that depends on all three."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, purpose, number]).generate_state(1)[0]))
+
+
+def evaluate(
+    learner: Learner, envs: list[MacroEnv], *, episodes: int, seed: int, mode: Mode = "judge"
+) -> dict[str, float]:
+    """Play fresh scenes, the same in every evaluation, as many side by side as there are environments.
+
+    Returns:
+        `success` with its 95 % interval, `episodes`, `return` and `steps` (means of an episode).
+    """
+    ends: list[Macro] = []
+    returns, steps = np.zeros(episodes), np.zeros(episodes)
+    for first in range(0, episodes, len(envs)):
+        states = {lane: envs[lane].reset(seed=_EVALUATION_SEEDS + lane + first) for lane in _lanes(first, episodes, envs)}
+        decision = 0
+        while states:
+            source = noise(seed, _EVALUATING, first * 100_003 + decision)
+            chunks = learner.act(np.stack(list(states.values())), source, mode)
+            decision += 1
+            for lane, chunk in zip(list(states), chunks, strict=True):
+                macro = envs[lane].step(chunk)
+                returns[first + lane] += float(macro.rewards.sum())
+                steps[first + lane] += len(macro.rewards)
+                states[lane] = macro.observations[-1]
+                if macro.over:
+                    ends.append(macro)
+                    del states[lane]
+    solved = sum(macro.success for macro in ends)
+    low, high = wilson(solved, episodes)
+    return {
+        "success": solved / episodes,
+        "success_low": low,
+        "success_high": high,
+        "episodes": float(episodes),
+        "return": float(returns.mean()),
+        "steps": float(steps.mean()),
+    }
+
+
+def _lanes(first: int, episodes: int, envs: list[MacroEnv]) -> range:
+    return range(min(len(envs), episodes - first))

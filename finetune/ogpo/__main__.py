@@ -1,0 +1,69 @@
+"""`python -m finetune.ogpo train`: improve a cloned policy by the likelihood of its own chains."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  typer reads it
+from typing import Annotated, Literal
+
+import typer
+
+from finetune.bars import progress_bars
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def main() -> None:
+    """Off-policy generative policy optimisation."""
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Run folder; run again to go on where it stopped.")],
+    policy: Annotated[Path, typer.Option(help="Checkpoint folder of the cloned policy.")],
+    task: Annotated[str, typer.Option(help="NAME or NAME:key=value,key=value, as slot:shift=0.018.")],
+    *,
+    variant: Annotated[
+        Literal["ogpo", "ogpo+", "ogpo+ca", "ogpo+chi2"],
+        typer.Option(help="Plain; with the success buffer; that with conservative advantage, or with chi-squared."),
+    ] = "ogpo+ca",
+    settings: Annotated[
+        Literal["small", "paper"], typer.Option(help="For toys and two cores, or the released scripts'.")
+    ] = "small",
+    steps: Annotated[int, typer.Option(help="Of the environment.")] = 10_000,
+    denoising_noise: Annotated[float, typer.Option(help="Of a flow's steps; 0 keeps the checkpoint's.")] = 0.0,
+    correction: Annotated[
+        Literal["matched", "reference"], typer.Option(help="Of a flow's drift; reference is the released form.")
+    ] = "matched",
+    last: Annotated[int, typer.Option(help="Steps from the end that are scored; 0 is all.")] = 0,
+    best_of: Annotated[int, typer.Option(help="Chains from which a chunk to play is chosen.")] = 1,
+    next_actions: Annotated[int, typer.Option(help="Draws at the next state; 8 for Q-variance reduction.")] = 1,
+    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 1000,
+    episodes: Annotated[int, typer.Option(help="Episodes of an evaluation.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of weights, chains and scenes.")] = 0,
+) -> None:
+    """Train one policy, from an empty replay."""
+    from dataclasses import replace
+
+    import torch
+
+    from finetune.common.learning import JobConfig
+    from finetune.ogpo.config import OgpoConfig, small
+    from finetune.ogpo.config import variant as as_variant
+    from finetune.ogpo.train import OgpoJob, denoising
+
+    torch.set_num_threads(1)
+    method = replace(
+        as_variant(small() if settings == "small" else OgpoConfig(), variant), best_of=best_of, next_actions=next_actions
+    )
+    config = JobConfig(out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed)
+    chain = denoising(policy, noise=denoising_noise or None, correction=correction, last=last or None)
+    job = OgpoJob(config, method, policy, task=task, steps=chain)
+    with progress_bars() as bars:
+        bar = bars.add_task(task, total=steps, note="")
+        job.train(lambda step, note: bars.update(bar, completed=step, note=note))
+    typer.echo(f"run: {out}; policy: {job.export()}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,65 @@
+"""A run of OGPO on a task: the job, and the policy that comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from finetune.common.chunk_policy import load_chunk_policy
+from finetune.common.environments.registry import make_env
+from finetune.common.learning import LearningJob
+from finetune.ogpo.agent import OgpoLearner
+from models.policies.denoising import DiffusionSteps, FlowSteps
+from models.policies.state_flow.checkpoint import load_state_policy, save_state_policy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from finetune.common.learning import JobConfig
+    from finetune.ogpo.config import OgpoConfig
+
+
+class OgpoJob(LearningJob):
+    """A run of OGPO.
+
+    Args:
+        folder: the cloned policy's checkpoint. `task`: see `make_env`.
+        steps: another chain than the checkpoint's.
+    """
+
+    def __init__(
+        self,
+        config: JobConfig,
+        method: OgpoConfig,
+        folder: Path,
+        *,
+        task: str,
+        steps: FlowSteps | DiffusionSteps | None = None,
+    ) -> None:
+        policy, network = load_chunk_policy(folder, steps)
+        identity = {"method": "ogpo", "settings": asdict(method), "task": task, "policy": policy.content_hash}
+        identity["denoising"] = asdict(policy.steps)
+        self.ogpo = OgpoLearner(method, policy, network, seed=config.seed)
+        super().__init__(config, self.ogpo, partial(make_env, task), identity=identity)
+
+    def export(self) -> Path:
+        """Write the averaged policy as a checkpoint that is served like the one it came from; return its folder."""
+        policy, folder = self.ogpo.policy, self.config.out / "checkpoint"
+        config = replace(policy.config, denoising=policy.steps)
+        card = (
+            f"# {config.id}\n\nOGPO, {self.counts.steps} steps of the environment, {self.ogpo.experience.updates} "
+            f"updates, seed {self.config.seed}, from the policy {policy.content_hash}.\n"
+        )
+        save_state_policy(folder, config, self.ogpo.average, card=card)
+        return folder
+
+
+def denoising(
+    folder: Path, *, noise: float | None, correction: Literal["matched", "reference"], last: int | None
+) -> FlowSteps | DiffusionSteps:
+    """Return a checkpoint's chain, with other noise or other scored steps."""
+    steps = load_state_policy(folder)[0].denoising
+    if isinstance(steps, FlowSteps):
+        return replace(steps, noise=noise or steps.noise, correction=correction, last=last)
+    return replace(steps, last=last)
