@@ -84,6 +84,8 @@ def train(
     with progress_bars() as bars:
         bar = bars.add_task(task, total=decisions, note="")
         job.train(lambda step, note: bars.update(bar, completed=step, note=note))
+    if agent == "tmrl":
+        job.export(out / "checkpoint", name=f"{task.partition(':')[0]}-steered", revision=str(seed))
     typer.echo(f"run: {out}")
 
 

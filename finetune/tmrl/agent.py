@@ -39,7 +39,7 @@ class TmrlAgent:
 
     def __init__(self, config: AgentConfig, space: ChoiceSpace, states: int, *, seed: int) -> None:
         torch.manual_seed(seed)
-        self.config, self.space = config, space
+        self.config, self.space, self.states = config, space, states
         self.actor = ChoiceActor(states, space.parts, config.hidden)
         inputs = states + space.size + (_LEVEL_FEATURES - 1 if space.level else 0)
         make = partial(CriticEnsemble, heads=config.critics, hidden=config.hidden, layers=config.layers)

@@ -55,6 +55,7 @@ class LocalPolicy:
     """
 
     def __init__(self, folder: Path, *, steps: int = 10) -> None:
+        self.folder, self.steps = folder, steps
         config, network, self.content_hash = load_state_policy(folder)
         self.flow = SteerableFlow(config, network, self.content_hash, steps=steps)
         self.chunk, self.execute, self.context_size = self.flow.chunk, self.flow.execute, self.flow.context_size

@@ -17,12 +17,15 @@ import torch
 from finetune.common.decisions import DecisionReplay
 from finetune.common.intervals import wilson
 from finetune.common.macro import MacroEnv
-from finetune.common.run import Run, pack, unpack
+from finetune.common.run import Run, metrics, pack, unpack
 from finetune.tmrl.agent import TmrlAgent
+from finetune.tmrl.base import LocalPolicy
+from models.policies.steered.checkpoint import SteeredConfig, save_steered
 from models.policies.steered.choice import ChoiceSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     import gymnasium
     from numpy.typing import NDArray
@@ -142,6 +145,32 @@ class TmrlJob:
                 self._save()
                 facts.clear()
         self.run.close()
+
+    def export(self, folder: Path, *, name: str, revision: str) -> None:
+        """Write what was learned as a policy that can be served: the frozen policy and the actor that steers it.
+
+        Raises:
+            TypeError: the frozen policy is behind a service, or the agent has another actor.
+        """
+        if not isinstance(self.policy, LocalPolicy) or not isinstance(self.agent, TmrlAgent):
+            raise TypeError("export: needs a frozen policy that is here, and an agent of TMRL")
+        rows = metrics(self.run.path)
+        best = max((row["success"] for row in rows), default=0.0)
+        card = (
+            f"# {name}\n\nA high-level actor over {self.policy.folder.name}, after {self.progress.decisions} decisions "
+            f"and {self.progress.env_steps} steps; success at the last evaluation "
+            f"{rows[-1]['success'] if rows else 0.0:.2f}, at the best {best:.2f}.\n"
+        )
+        config = SteeredConfig(
+            id=name,
+            revision=revision,
+            base_hash=self.policy.content_hash,
+            space=self.space,
+            states=self.agent.states,
+            hidden=self.config.agent.hidden,
+            integration_steps=self.policy.steps,
+        )
+        save_steered(folder, config, self.agent.actor, base=self.policy.folder, card=card)
 
     def _episode(self, facts: defaultdict[str, float]) -> None:
         progress = self.progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from clients.errors import RoboserveError
+from clients.policy import ActOptions, PolicyClient
 from finetune.baselines.dsrl import DsrlAgent
 from finetune.common.decisions import DecisionReplay, Decisions
 from finetune.common.environments.registry import make_env
@@ -20,6 +23,7 @@ from finetune.tmrl.config import AgentConfig, TmrlConfig
 from finetune.tmrl.train import TmrlJob
 from models.folders import checkpoint_folder
 from models.policies.state_flow.checkpoint import parameters_hash
+from models.policies.steered.checkpoint import load_steered
 from models.policies.steered.choice import ChoiceSpace
 from tests.serving.policy_running import RunningPolicy
 
@@ -190,6 +194,29 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
         for name in ("whole", "killed")
     )
     assert own == other
+
+
+def test_what_was_learned_is_served_and_tells_its_level(tmp_path: Path) -> None:
+    learned = job(tmp_path / "run")
+    played(learned)
+    learned.export(tmp_path / "policy", name="steered", revision="7")
+    settings = {"checkpoint": str(tmp_path / "policy")}
+    state = make_env(TASK).reset(seed=5)[0]
+    wanted = learned.space.spread(learned.agent.choose(state[None], None), np.random.default_rng(0))
+    with RunningPolicy.serving("models.policies.steered:SteeredPolicy", settings) as served:
+        client = PolicyClient(served.url)
+        reply = client.act(images={}, state=state, instruction="", options=ActOptions(seed=0))
+        assert client.contract.revision == "7"
+        told = ActOptions(noise=np.zeros((8, 2), np.float32))
+        with pytest.raises(RoboserveError, match="noise"):
+            client.act(images={}, state=state, instruction="", options=told)
+        client.close()
+    assert reply.context_level == pytest.approx(wanted.level[0])
+    assert np.allclose(reply.actions, learned.policy.act(state[None], wanted)[0], atol=1e-5)
+    other = checkpoint_folder("zoo:eight-goals-clone")
+    shutil.copytree(other, tmp_path / "policy" / "base", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match="its actor steers"):
+        load_steered(tmp_path / "policy")
 
 
 def test_a_served_policy_gives_the_trajectories_of_a_local_one(tmp_path: Path) -> None:

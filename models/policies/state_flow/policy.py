@@ -101,7 +101,9 @@ class StateFlowPolicy:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self._flow = SteerableFlow(loaded, network, content_hash, steps=config.integration_steps)
-        self._spec = _spec(loaded, content_hash, config)
+        self._spec = flow_spec(
+            loaded, content_hash, control_hz=config.control_hz, integration_steps=config.integration_steps
+        )
 
     @property
     def spec(self) -> PolicySpec:
@@ -183,7 +185,8 @@ def _check(options: ActOptions, spec: PolicySpec, *, adapter: str | None) -> Non
             raise ValueError(f"{name}: shape {value.shape}, needs {shape}")
 
 
-def _spec(loaded: StatePolicyConfig, content_hash: str, config: StateFlowPolicy.Config) -> PolicySpec:
+def flow_spec(loaded: StatePolicyConfig, content_hash: str, *, control_hz: float, integration_steps: int) -> PolicySpec:
+    """Return the contract of a state policy: a state of any finite numbers, actions from -1 to 1, no camera."""
     network = loaded.network
     return PolicySpec(
         id=loaded.id,
@@ -192,10 +195,10 @@ def _spec(loaded: StatePolicyConfig, content_hash: str, config: StateFlowPolicy.
         cameras=(),
         state=_vector("s", network.state_size, _BEYOND),
         action=_vector("a", network.action_size, 1.0),
-        control_hz=config.control_hz,
+        control_hz=control_hz,
         chunk_length=network.chunk_length,
         execute=loaded.execute,
-        integration_steps=config.integration_steps,
+        integration_steps=integration_steps,
         supports_seed=True,
         supports_noise=True,
         context_size=network.context_size,

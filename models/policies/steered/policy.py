@@ -1,0 +1,109 @@
+"""`SteeredPolicy`: a frozen policy and the actor that steers it, behind the policy contract."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from models.folders import checkpoint_folder
+from models.policies.contract import ActionChunk, PolicySpec
+from models.policies.state_flow.policy import flow_spec
+from models.policies.steered.checkpoint import load_steered
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from models.policies.contract import ActItem
+
+
+class SteeredPolicy:
+    """A steered state policy, from a checkpoint folder; it plays the actor's likeliest choices.
+
+    A request's seed draws the context noise that the actor does not choose, if there is any.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """How to run a checkpoint.
+
+        Attributes:
+            checkpoint: folder as `save_steered` makes it, or "zoo:NAME".
+            control_hz: rate at which rows are meant to be played.
+        """
+
+        checkpoint: str
+        control_hz: float = 20.0
+
+    def __init__(self, config: Config) -> None:
+        """Load the checkpoint.
+
+        Raises:
+            FileNotFoundError, ValueError: see `load_steered`.
+        """
+        loaded, self._actor, self._flow, content_hash = load_steered(checkpoint_folder(config.checkpoint))
+        self._space = loaded.space
+        spec = flow_spec(
+            self._flow.config,
+            content_hash,
+            control_hz=config.control_hz,
+            integration_steps=loaded.integration_steps,
+        )
+        self._spec = replace(
+            spec, id=loaded.id, revision=loaded.revision, supports_noise=False, context_size=0, integration_steps=0
+        )
+
+    @property
+    def spec(self) -> PolicySpec:
+        """What it wants and gives."""
+        return self._spec
+
+    @torch.no_grad()
+    def act(self, items: Sequence[ActItem]) -> Sequence[ActionChunk]:
+        """Return one chunk for each item, and the context level that the actor chose for it.
+
+        Raises:
+            ValueError: naming the option or field that cannot be used.
+        """
+        for item in items:
+            self._check(item)
+        states = np.stack([item.observation.state for item in items])
+        choices = self._actor(torch.from_numpy(states), None)[0].numpy()
+        seeds = [secrets.randbits(63) if item.options.seed is None else item.options.seed for item in items]
+        steered = [
+            self._space.spread(choices[index : index + 1], np.random.default_rng(seed))
+            for index, seed in enumerate(seeds)
+        ]
+        model = self._flow.steer(
+            states,
+            noise=np.concatenate([one.noise for one in steered]),
+            level=np.concatenate([one.level for one in steered]),
+            context_noise=np.concatenate([one.context_noise for one in steered]),
+        )
+        return [
+            ActionChunk(
+                actions=np.clip(raw, -1.0, 1.0),
+                model_actions=raw,
+                seed=seed,
+                context_level=float(one.level[0]) if self._space.level else None,
+            )
+            for raw, seed, one in zip(model, seeds, steered, strict=True)
+        ]
+
+    def reset(self, session: str) -> None:
+        """Do nothing: no request depends on an earlier one."""
+
+    def _check(self, item: ActItem) -> None:
+        options, spec = item.options, self._spec
+        given = {"noise": options.noise, "context_level": options.context_level, "leftover": options.leftover}
+        given |= {"context_noise": options.context_noise, "integration_steps": options.integration_steps}
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(f"{name}: a steered policy chooses for itself")
+        if item.adapter is not None:
+            raise ValueError(f"adapter: {item.adapter!r}, this policy has none")
+        if item.observation.state.shape != (spec.state.size,):
+            raise ValueError(f"state: shape {item.observation.state.shape}, needs ({spec.state.size},)")
