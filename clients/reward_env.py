@@ -127,7 +127,7 @@ class RewardEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         _check(env, client, shape, frames=frames, every=every, lag=lag)
         self.instruction = instruction
         self.shape = shape
-        self._frames, self._every = frames, every
+        self._frames, self._every, self._lag = frames, every, lag
         self._stream = EpisodeStream(client, frame_policy=frame_policy, patience_s=patience_s)
         # where it is known late, it is the environment that ends, not the transition that the model judges
         self._paying = shape if lag == 0 else replace(shape, terminate=False)
@@ -137,6 +137,11 @@ class RewardEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._lagged: Optional[LaggedJudge[Union[_Start, _Step], Transition]] = None
         if lag:
             self._lagged = LaggedJudge(self._judge, lag=lag)
+
+    @property
+    def lag(self) -> int:
+        """Most steps without reward; 0 where `step` returns it."""
+        return self._lag
 
     @property
     def outstanding(self) -> int:

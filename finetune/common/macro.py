@@ -1,15 +1,24 @@
-"""One decision, several steps: a chunk is played open loop, and what happened is handed back whole."""
+"""One decision, several steps: a chunk is played open loop, and what happened is handed back whole.
+
+Rewards of a served model may come later than the steps (`clients.reward_env.RewardEnv` with a lag). A learner keeps
+what `labelled` gives, in the order of play: never a step without its reward, and never waiting for one.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     import gymnasium
     from numpy.typing import NDArray
+
+    from clients.reward_env import RewardEnv, Transition
+
+Wait = Literal["no", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +28,9 @@ class Macro:
     Attributes:
         observations: float32 (n + 1, O), from before the first step to after the last.
         actions: float32 (n, A), as played.
-        rewards: float32 (n,).
+        rewards: float32 (n,); NaN where they are not there yet.
         terminated: the task ended the episode: nothing follows. `truncated`: the clock did: the value goes on.
-        success: whether the last step said so.
+        success: whether the last step said so: the environment, or, for served rewards, the model.
         infos: of each step.
     """
 
@@ -51,6 +60,8 @@ class MacroEnv:
         if execute < 1:
             raise ValueError(f"execute: {execute}, must be 1 or more")
         self.env, self.execute = env, execute
+        self._waiting: deque[Macro] = deque()
+        self._paid: list[Transition] = []
 
     def reset(self, *, seed: int | None = None) -> NDArray[np.float32]:
         """Begin an episode and return what is seen, float32 (O,)."""
@@ -71,7 +82,7 @@ class MacroEnv:
             if terminated or truncated:
                 break
         self.seen = observations[-1]
-        return Macro(
+        macro = Macro(
             observations=np.stack(observations),
             actions=rows[: len(rewards)],
             rewards=np.asarray(rewards, np.float32),
@@ -80,3 +91,39 @@ class MacroEnv:
             success=bool(infos[-1]["success"]),
             infos=tuple(infos),
         )
+        self._waiting.append(macro)
+        return macro
+
+    def labelled(self, *, wait: Wait = "no") -> list[Macro]:
+        """Return what was played and has all its rewards, in order, each once.
+
+        Args:
+            wait: "all" waits for every reward that is under way.
+
+        Raises:
+            RoboserveError: what the reward model refused, once the macros before it were returned.
+        """
+        late = self._late
+        if late is None:
+            done = list(self._waiting)
+            self._waiting.clear()
+            return done
+        self._paid += late.drain() if wait == "all" else late.labelled()
+        done = []
+        while self._waiting and len(self._paid) >= len(self._waiting[0].rewards):
+            macro = self._waiting.popleft()
+            own, self._paid = self._paid[: len(macro.rewards)], self._paid[len(macro.rewards) :]
+            done.append(_labelled(macro, own))
+        return done
+
+    @property
+    def _late(self) -> RewardEnv | None:
+        """The environment, if its rewards come late."""
+        from clients.reward_env import RewardEnv
+
+        return self.env if isinstance(self.env, RewardEnv) and self.env.lag else None
+
+
+def _labelled(macro: Macro, paid: list[Transition]) -> Macro:
+    rewards = np.array([transition.reward for transition in paid], np.float32)
+    return replace(macro, rewards=rewards, success=paid[-1].success)

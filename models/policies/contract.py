@@ -70,6 +70,8 @@ class PolicySpec:
         supports_rtc: takes `inference_delay` and `leftover`.
         supports_seed: the same request with the same seed gives the same chunk.
         supports_noise: takes the noise that a chunk starts from.
+        follows_path: was trained to follow a path of the gripper that is drawn, in the style "policy", on the image of
+            its first camera; without one it acts on the image alone.
         context_size: numbers of context noise that the policy takes beside a context level (context-smoothed
             pre-training, arXiv 2605.12236); 0 where it was trained without.
         stateful: keeps something per session, so that `reset` matters.
@@ -92,6 +94,7 @@ class PolicySpec:
     supports_rtc: bool = False
     supports_seed: bool = False
     supports_noise: bool = False
+    follows_path: bool = False
     context_size: int = 0
     stateful: bool = False
     instruction_chars: int = 512

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     Env = gymnasium.Env[Any, Any]
 
-NAMES = ("eight-goals", "slot", "metaworld")
+NAMES = ("eight-goals", "slot", "metaworld", "metaworld-goals")
 
 
 def make_env(task: str) -> Env:
@@ -21,7 +21,9 @@ def make_env(task: str) -> Env:
         ValueError: no such environment, no such option, or a value that it does not take.
     """
     name, _, text = task.partition(":")
-    makers: dict[str, Callable[..., Env]] = {"eight-goals": _eight_goals, "slot": _slot, "metaworld": _metaworld}
+    makers: dict[str, Callable[..., Env]] = dict(
+        zip(NAMES, (_eight_goals, _slot, _metaworld, _metaworld_goals), strict=True)
+    )
     if name not in makers:
         raise ValueError(f"task: {name!r}, must be one of {', '.join(NAMES)}")
     options = dict(_option(task, part) for part in text.split(",") if part)
@@ -59,3 +61,9 @@ def _metaworld(**options: Any) -> Env:
     from finetune.sac.environment import MetaWorldEnv
 
     return MetaWorldEnv(**options)
+
+
+def _metaworld_goals(**options: Any) -> Env:
+    from finetune.common.environments.metaworld_goals import MetaWorldGoalsEnv
+
+    return MetaWorldGoalsEnv(**options)

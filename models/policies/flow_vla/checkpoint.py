@@ -77,6 +77,7 @@ class CheckpointConfig:
         id, revision: name and version of the model.
         cameras: sizes are those that images must arrive in (square, `network.image_size`).
         frame_policy: how a frame of another size is fitted: "resize_with_pad" (bilinear, no distortion, black borders).
+        path: whether it was trained to follow a path that is drawn on its first camera's image.
     """
 
     id: str
@@ -91,6 +92,7 @@ class CheckpointConfig:
     control_hz: float
     inference: InferenceDefaults = InferenceDefaults()
     frame_policy: Literal["resize_with_pad"] = "resize_with_pad"
+    path: bool = False
     format: Literal["roboserve-flow-vla-1"] = FORMAT
 
     def __post_init__(self) -> None:
@@ -112,7 +114,7 @@ class CheckpointConfig:
         if not 1 <= self.inference.execute <= network.chunk_length:
             raise ValueError(f"inference.execute: {self.inference.execute}, must be 1 to {network.chunk_length}")
 
-    def spec(self, content_hash: str) -> PolicySpec:
+    def spec(self, content_hash: str, *, context_size: int = 0) -> PolicySpec:
         """Return the policy's contract."""
         return PolicySpec(
             id=self.id,
@@ -128,6 +130,8 @@ class CheckpointConfig:
             supports_rtc=True,
             supports_seed=True,
             supports_noise=True,
+            context_size=context_size,
+            follows_path=self.path,
             normalization=NORMALIZATION,
         )
 

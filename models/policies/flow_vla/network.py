@@ -6,13 +6,15 @@ the expert sees the chunk as one vector, which costs about a tenth of a transfor
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from models.policies.context_noise import ContextSchedule, noise_context, unit_rms
+from models.policies.time_features import paired_time_features, time_features
 
 _TIME_FEATURES = 64
 
@@ -32,6 +34,9 @@ class NetworkConfig:
         text_width: of the instruction's vector.
         summary: of the observation's vector, which is all that the expert sees.
         width, blocks: of the expert.
+        context: schedule of the noise on what was seen and read (context-smoothed pre-training, arXiv 2605.12236); the
+            expert is told its level beside the noise time. None for a network that was trained without. The state is
+            never noised.
     """
 
     cameras: int
@@ -47,6 +52,7 @@ class NetworkConfig:
     summary: int = 256
     width: int = 384
     blocks: int = 3
+    context: ContextSchedule | None = None
 
     def __post_init__(self) -> None:
         if self.image_size < 16 or self.image_size % 16:
@@ -56,13 +62,15 @@ class NetworkConfig:
 
 
 class Prefix(NamedTuple):
-    """What the expert needs of an observation: its summary (B, summary)."""
+    """What the expert needs of an observation: its summary (B, summary), and the level of the context's noise (B,)."""
 
     summary: Tensor
+    level: Tensor | None = None
 
     def repeat(self, times: int) -> Prefix:
         """Return the prefix with each item repeated `times` times in a row."""
-        return Prefix(self.summary.repeat_interleave(times, dim=0))
+        level = None if self.level is None else self.level.repeat_interleave(times, dim=0)
+        return Prefix(self.summary.repeat_interleave(times, dim=0), level)
 
 
 class FlowVLANetwork(nn.Module):
@@ -82,18 +90,48 @@ class FlowVLANetwork(nn.Module):
         )
         self.expert = ActionExpert(config)
 
-    def encode(self, images: Tensor, state: Tensor, words: Tensor) -> Prefix:
+    @property
+    def context_size(self) -> int:
+        """Numbers of context noise: those of all cameras' features and of the instruction's vector; 0 without."""
+        if self.config.context is None:
+            return 0
+        return self.config.cameras * self.vision.features + self.config.text_width
+
+    def encode(
+        self,
+        images: Tensor,
+        state: Tensor,
+        words: Tensor,
+        *,
+        level: Tensor | None = None,
+        context_noise: Tensor | None = None,
+    ) -> Prefix:
         """Encode observations.
 
         Args:
             images: (B, cameras, 3, S, S) in [-1, 1].
             state: (B, state_size), normalised.
             words: int64 (B, words).
+            level: (B,) in [0, 1]; `context_noise`: (B, context size), standard normal. Both, or neither for a network
+                that was trained without.
+
+        Raises:
+            ValueError: the one without the other, or noise that this network knows nothing of.
         """
         batch, cameras = images.shape[:2]
         instruction = self.words(words)
         seen = self.vision(images.flatten(0, 1), instruction.repeat_interleave(cameras, dim=0)).reshape(batch, -1)
-        return Prefix(self.summary(torch.cat([seen, state, instruction], dim=-1)))
+        if self.config.context is None:
+            if level is not None or context_noise is not None:
+                raise ValueError("context_level: this policy was trained without context noise")
+            return Prefix(self.summary(torch.cat([seen, state, instruction], dim=-1)))
+        if level is None or context_noise is None:
+            raise ValueError("context_level, context_noise: both must be given to a policy trained with context noise")
+        # one token for each camera and one for the words, each of unit scale: or their noise would be no noise
+        tokens = [unit_rms(view) for view in seen.chunk(cameras, dim=-1)] + [unit_rms(instruction)]
+        context = noise_context(torch.cat(tokens, dim=-1), level, context_noise, self.config.context)
+        told = [context[:, : seen.shape[1]], state, context[:, seen.shape[1] :]]
+        return Prefix(self.summary(torch.cat(told, dim=-1)), level)
 
     def velocity(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
         """Return the velocity noise - action at noise time `time`, (B, H, action_size).
@@ -195,7 +233,11 @@ class ActionExpert(nn.Module):
 
     def forward(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
         """Return the velocity, (B, H, action_size)."""
-        condition = functional.silu(prefix.summary + self.time(_time_features(time).to(noisy.dtype)))
+        if prefix.level is None:
+            told = time_features(time, _TIME_FEATURES)
+        else:
+            told = paired_time_features(time, prefix.level, _TIME_FEATURES)
+        condition = functional.silu(prefix.summary + self.time(told.to(noisy.dtype)))
         hidden = self.enter(noisy.flatten(1))
         for block in self.blocks:
             hidden = block(hidden, condition)
@@ -228,10 +270,3 @@ def _convolution(inputs: int, outputs: int, *, kernel: int, stride: int) -> nn.S
 
 def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
-
-
-def _time_features(time: Tensor) -> Tensor:
-    """Sines and cosines of `time` (B,) at periods from 4e-3 to 4, float32 (B, 64)."""
-    fraction = torch.linspace(0.0, 1.0, _TIME_FEATURES // 2, device=time.device)
-    angle = time.float()[:, None] * (2 * math.pi / (4e-3 * 1000.0**fraction))
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)

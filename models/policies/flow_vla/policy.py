@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from models.policies.flow_vla.network import Prefix
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class _Drawn(NamedTuple):
+    """Noise (B, H, A) and context noise (B, C) that were drawn or given, and the seeds of what was drawn."""
+
+    noise: Tensor
+    context: Tensor
+    seeds: list[int | None]
 
 
 class FlowVLAPolicy:
@@ -68,7 +76,7 @@ class FlowVLAPolicy:
         self._config, network, content_hash = load_checkpoint(checkpoint_folder(config.checkpoint))
         self._network = network.to(device=self._device, dtype=self._dtype).requires_grad_(requires_grad=False)
         self._steps = config.integration_steps or self._config.inference.integration_steps
-        self._spec = self._config.spec(content_hash)
+        self._spec = self._config.spec(content_hash, context_size=network.context_size)
 
     @property
     def spec(self) -> PolicySpec:
@@ -99,11 +107,11 @@ class FlowVLAPolicy:
         guidance = self._guidance(items)
         # the guided field needs gradients, which tensors made in inference mode refuse to give
         with torch.no_grad() if guidance is not None else torch.inference_mode():
-            prefix = self._encode(items)
-            noise, seeds = self._noise(items)
+            drawn = self._draw(items)
+            prefix = self._encode(items, drawn)
             model = integrate(
                 lambda noisy, time: self._network.velocity(prefix, noisy.to(self._dtype), time.to(self._dtype)).float(),
-                noise,
+                drawn.noise.to(self._device),
                 steps=steps,
                 guidance=guidance,
             )
@@ -112,34 +120,47 @@ class FlowVLAPolicy:
         actions = np.clip(
             actions, np.asarray(self._spec.action.low, np.float32), np.asarray(self._spec.action.high, np.float32)
         )
-        answers = zip(actions, normalized, seeds, strict=True)
-        return [ActionChunk(actions=row, model_actions=raw, seed=seed) for row, raw, seed in answers]
+        levels = [item.options.context_level or 0.0 if self._network.context_size else None for item in items]
+        return [
+            ActionChunk(actions=row, model_actions=raw, seed=seed, context_level=level)
+            for row, raw, seed, level in zip(actions, normalized, drawn.seeds, levels, strict=True)
+        ]
 
-    def _encode(self, items: Sequence[ActItem]) -> Prefix:
+    def _encode(self, items: Sequence[ActItem], drawn: _Drawn) -> Prefix:
         pixels = np.stack(
             [np.stack([item.observation.images[camera.name] for camera in self._spec.cameras]) for item in items]
         )
         images = torch.from_numpy(pixels).to(self._device).permute(0, 1, 4, 2, 3).to(self._dtype) / 127.5 - 1.0
         states = self._config.state_normalizer.normalize(np.stack([item.observation.state for item in items]))
         words = self._config.tokenizer([item.observation.instruction for item in items])
+        context: dict[str, Tensor] = {}
+        if self._network.context_size:
+            levels = torch.tensor([item.options.context_level or 0.0 for item in items], device=self._device)
+            context = {"level": levels, "context_noise": drawn.context.to(self._device, self._dtype)}
         return self._network.encode(
-            images, torch.from_numpy(states).to(self._device, self._dtype), torch.from_numpy(words).to(self._device)
+            images,
+            torch.from_numpy(states).to(self._device, self._dtype),
+            torch.from_numpy(words).to(self._device),
+            **context,
         )
 
-    def _noise(self, items: Sequence[ActItem]) -> tuple[Tensor, list[int | None]]:
+    def _draw(self, items: Sequence[ActItem]) -> _Drawn:
         shape = (self._spec.chunk_length, self._spec.action.size)
-        rows: list[Tensor] = []
+        noise: list[Tensor] = []
+        context: list[Tensor] = []
         seeds: list[int | None] = []
         for item in items:
-            if item.options.noise is not None:
-                rows.append(torch.from_numpy(item.options.noise))
-                seeds.append(None)
-                continue
+            options = item.options
+            whole = options.noise is not None and (options.context_noise is not None or not options.context_level)
             # one generator an item, on the CPU: the noise depends neither on the batch nor on the device
-            seed = secrets.randbits(63) if item.options.seed is None else item.options.seed
-            rows.append(torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
-            seeds.append(seed)
-        return torch.stack(rows).to(self._device), seeds
+            seed = secrets.randbits(63) if options.seed is None else options.seed
+            generator = torch.Generator().manual_seed(seed)
+            own = torch.randn(shape, generator=generator)
+            smoothing = torch.randn(self._network.context_size, generator=generator)
+            noise.append(own if options.noise is None else torch.from_numpy(options.noise))
+            context.append(smoothing if options.context_noise is None else torch.from_numpy(options.context_noise))
+            seeds.append(None if whole else seed)
+        return _Drawn(torch.stack(noise), torch.stack(context), seeds)
 
     def _guidance(self, items: Sequence[ActItem]) -> Guidance | None:
         if all(item.options.leftover is None for item in items):
@@ -173,8 +194,13 @@ class FlowVLAPolicy:
             raise ValueError(f"seed: {options.seed}, must be 0 to 2^63 - 1")
         if options.noise is not None:
             _check_shape("noise", options.noise, (spec.chunk_length, spec.action.size))
-        if options.context_level is not None or options.context_noise is not None:
+        size = self._network.context_size
+        if not size and (options.context_level is not None or options.context_noise is not None):
             raise ValueError("context_level: this policy was trained without context noise")
+        if options.context_level is not None and not 0 <= options.context_level <= 1:
+            raise ValueError(f"context_level: {options.context_level}, must be from 0 to 1")
+        if options.context_noise is not None:
+            _check_shape("context_noise", options.context_noise, (size,))
         if options.inference_delay < 0 or (options.execution_horizon or 0) < 0:
             raise ValueError("inference_delay and execution_horizon must be 0 or more")
         for camera in spec.cameras:

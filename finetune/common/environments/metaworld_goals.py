@@ -1,0 +1,76 @@
+"""A MetaWorld task whose goals lie in one half of the table: what was never shown there must be found there.
+
+The shift of a context: a policy is shown goals on one side, and must reach those on the other (TMRL, arXiv 2605.12236, on
+state).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from finetune.bc.expert import ScriptedExpert
+from finetune.sac.environment import MetaWorldEnv
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Side = Literal["left", "right", "any"]
+GOAL = (36, 39)
+"""Columns of the state that say where the goal is, m."""
+_DRAWS = 200
+
+
+class MetaWorldGoalsEnv(MetaWorldEnv):
+    """`MetaWorldEnv` with goals of one side only, ended by success, and with its expert.
+
+    Observation: float32 (39,), the last three where the goal is. Reward: 1 for success, once, else 0.
+
+    Args:
+        side: of the goal, as the robot sees it: "left" is x below `middle`.
+        middle: m. `noise`: standard deviation of the noise on the expert's actions.
+    """
+
+    context = GOAL
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        side: Side = "any",
+        middle: float = 0.0,
+        horizon: int = 75,
+        repeat: int = 2,
+        image_size: int = 96,
+        noise: float = 0.2,
+    ) -> None:
+        super().__init__(task, own_reward="sparse", horizon=horizon, repeat=repeat, image_size=image_size)
+        self._side, self._middle, self._noise = side, middle, noise
+        self._expert = ScriptedExpert(self._robot)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Draw scenes until the goal is on its side.
+
+        Raises:
+            RuntimeError: no scene of a great many has it there.
+        """
+        state, info = super().reset(seed=seed, options=options)
+        for _ in range(_DRAWS):
+            if self._side == "any" or (float(state[GOAL[0]]) < self._middle) == (self._side == "left"):
+                return state, info
+            state, info = super().reset()
+        raise RuntimeError(f"side: no goal of {self._robot.task.name} is {self._side} of {self._middle:g} m")
+
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Play an action; success ends the episode."""
+        state, paid, _, truncated, info = super().step(action)
+        return state, paid, bool(info["success"]), truncated, info
+
+    def expert(self, random: np.random.Generator) -> NDArray[np.float32]:
+        """Return the scripted expert's action with noise on the hand's motion."""
+        action = self._expert.action()
+        noisy = action + np.append(random.normal(0.0, self._noise, 3), 0.0)
+        return np.asarray(np.clip(noisy, -1.0, 1.0), np.float32)
