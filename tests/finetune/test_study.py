@@ -1,0 +1,92 @@
+"""Studies: what is done is not done again, other options are refused, and the table says what the curves say."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from finetune.study.config import Study, read_study
+from finetune.study.results import as_markdown, read_curves, table, write
+from finetune.study.run import DONE, RunError, run_study
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE = """
+title: Two seeds
+out: {out}
+seeds: [0, 1]
+tasks: {{goals: "eight-goals:named=0,shift=4"}}
+methods:
+  tmrl:
+    module: finetune.tmrl
+    options:
+      policy: zoo:eight-goals
+      decisions: 12
+      warmup: 8
+      updates: 1
+      batch: 8
+      hidden: 16
+      evaluate-every: 6
+      episodes: 2
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    file = tmp_path / "study.yaml"
+    file.write_text(FILE.format(out=tmp_path / "runs"), "utf-8")
+    return read_study(file)
+
+
+def test_every_run_is_made_once(study: Study, tmp_path: Path) -> None:
+    said: list[tuple[int, int, str]] = []
+    run_study(study, jobs=2, report=lambda *words: said.append(words))
+    assert said[-1] == (2, 2, "")
+    made = {cell.seed: (cell.folder / DONE).stat().st_mtime_ns for cell in study.cells()}
+    run_study(study, jobs=2, report=lambda *words: None)
+    assert made == {cell.seed: (cell.folder / DONE).stat().st_mtime_ns for cell in study.cells()}
+    text = write(study, tmp_path / "found")
+    assert "| goals | tmrl |" in text
+    assert (tmp_path / "found" / "curves.png").stat().st_size > 5000
+    assert [curve["seed"] for curve in json.loads((tmp_path / "found" / "curves.json").read_text())] == [0, 1]
+    method = study.methods["tmrl"].model_copy(update={"options": {**study.methods["tmrl"].options, "decisions": 13}})
+    with pytest.raises(ValueError, match="was run with other options"):
+        run_study(study.model_copy(update={"methods": {"tmrl": method}}), jobs=1, report=lambda *words: None)
+
+
+def test_a_run_that_fails_is_named(study: Study) -> None:
+    method = study.methods["tmrl"].model_copy(update={"options": {"policy": "nowhere"}})
+    with pytest.raises(RunError, match=r"goals-tmrl-0: ended with code 1; see output\.log"):
+        run_study(study.model_copy(update={"methods": {"tmrl": method}}), jobs=1, report=lambda *words: None)
+
+
+def test_the_table_is_of_the_last_part_and_says_where_the_level_was_reached(study: Study) -> None:
+    for cell, values in zip(study.cells(), ([0.0, 0.5, 0.9, 1.0], [0.0, 0.2, 0.4, 0.6]), strict=True):
+        cell.folder.mkdir(parents=True)
+        (cell.folder / DONE).write_text(json.dumps({"command": study.command(cell), "seconds": 60.0}), "utf-8")
+        rows = [{"step": step, "env_steps": 10 * step, "success": value} for step, value in enumerate(values)]
+        (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    (row,) = table(study, read_curves(study))
+    assert row.finals == (1.0, 0.6)
+    assert row.final == pytest.approx(0.8)
+    assert (row.low, row.high) == (0.6, 1.0)
+    assert (row.reached, row.seeds_reached) == (None, 1)
+    assert "| 0.80 | 0.60 to 1.00 | 1.00, 0.60 | 1 of 2 seeds | 1.0 |" in as_markdown(study, [row])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("module: finetune.tmrl", "module: os"),
+        ("seeds: [0, 1]", "seeds: []"),
+        ("title: Two seeds", "titel: Two seeds"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path: Path, change: str, message: str) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(FILE.format(out=tmp_path).replace(change, message), "utf-8")
+    with pytest.raises(ValueError, match=r"study\.yaml: (methods\.tmrl\.module|seeds|title)"):
+        read_study(file)
