@@ -30,12 +30,20 @@ class Demonstrations:
 
 
 def demonstrate(
-    env: gymnasium.Env[Any, Any], *, episodes: int, chunk_length: int, seed: int, keep_failures: bool = True
+    env: gymnasium.Env[Any, Any],
+    *,
+    episodes: int,
+    chunk_length: int,
+    seed: int,
+    noise: float = 0.0,
+    keep_failures: bool = True,
 ) -> Demonstrations:
     """Let an environment's expert play.
 
     Args:
         env: also a `Demonstrator`.
+        noise: standard deviation of what is added to the actions that are played and not to those that are kept, so
+            that the demonstrations show how to recover (DART, Laskey et al. 2017).
         keep_failures: whether episodes that did not succeed are among the demonstrations.
 
     Raises:
@@ -52,7 +60,10 @@ def demonstrate(
         while not over:
             path.append(np.asarray(seen, np.float32))
             actions.append(expert.expert(random))
-            seen, _, terminated, truncated, info = env.step(actions[-1])
+            played = (
+                actions[-1] + noise * random.standard_normal(actions[-1].shape, np.float32) if noise else actions[-1]
+            )
+            seen, _, terminated, truncated, info = env.step(np.clip(played, -1.0, 1.0))
             success, over = bool(info["success"]), terminated or truncated
         solved += success
         if success or keep_failures:

@@ -20,6 +20,9 @@ def pretrain(
     task: TaskOption,
     *,
     demonstrations: Annotated[int, typer.Option(help="Episodes of the expert.")] = 400,
+    noise: Annotated[
+        float, typer.Option(help="On the actions that the expert plays, not on those that are kept.")
+    ] = 0.0,
     context: Annotated[
         str, typer.Option(help="Columns of the state to smooth, FIRST:END; left out, plain behaviour cloning.")
     ] = "",
@@ -46,7 +49,7 @@ def pretrain(
     from models.policies.denoising import DiffusionSteps, FlowSteps
 
     torch.set_num_threads(1)
-    shown = demonstrate(make_env(task), episodes=demonstrations, chunk_length=chunk, seed=seed)
+    shown = demonstrate(make_env(task), episodes=demonstrations, chunk_length=chunk, seed=seed, noise=noise)
     typer.echo(f"{len(shown.states)} windows of {demonstrations} episodes, {shown.success:.0%} of which succeeded")
     config = PretrainConfig(
         out=out,

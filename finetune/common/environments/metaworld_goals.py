@@ -29,7 +29,7 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
 
     Args:
         side: of the goal, as the robot sees it: "left" is x below `middle`.
-        middle: m. `noise`: standard deviation of the noise on the expert's actions.
+        middle: m.
     """
 
     context = GOAL
@@ -43,10 +43,9 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
         horizon: int = 75,
         repeat: int = 2,
         image_size: int = 96,
-        noise: float = 0.2,
     ) -> None:
         super().__init__(task, own_reward="sparse", horizon=horizon, repeat=repeat, image_size=image_size)
-        self._side, self._middle, self._noise = side, middle, noise
+        self._side, self._middle = side, middle
         self._expert = ScriptedExpert(self._robot)
 
     def reset(
@@ -70,7 +69,5 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
         return state, paid, bool(info["success"]), truncated, info
 
     def expert(self, random: np.random.Generator) -> NDArray[np.float32]:
-        """Return the scripted expert's action with noise on the hand's motion."""
-        action = self._expert.action()
-        noisy = action + np.append(random.normal(0.0, self._noise, 3), 0.0)
-        return np.asarray(np.clip(noisy, -1.0, 1.0), np.float32)
+        """Return the scripted expert's action; it draws nothing from `random`."""
+        return self._expert.action()
