@@ -1,19 +1,18 @@
 """A MetaWorld task whose goals lie in one half of the table: what was never shown there must be found there.
 
-The shift of a context: a policy is shown goals on one side, and must reach those on the other (TMRL, arXiv 2605.12236, on
-state).
+The shift of a context: a policy is shown goals on one side, and must reach those on the other (TMRL, arXiv 2605.12236,
+on state).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from finetune.bc.expert import ScriptedExpert
 from finetune.sac.environment import MetaWorldEnv
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 Side = Literal["left", "right", "any"]
@@ -68,6 +67,6 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
         state, paid, _, truncated, info = super().step(action)
         return state, paid, bool(info["success"]), truncated, info
 
-    def expert(self, random: np.random.Generator) -> NDArray[np.float32]:
-        """Return the scripted expert's action; it draws nothing from `random`."""
+    def expert(self, random: np.random.Generator) -> NDArray[np.float32]:  # noqa: ARG002  others draw from it
+        """Return the scripted expert's action."""
         return self._expert.action()
