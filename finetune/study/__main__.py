@@ -22,10 +22,13 @@ def run(
     out: OutOption = None,
 ) -> None:
     """Run what is not done, then write table and plot; stop it and run it again as you like."""
+    import signal
+
     from finetune.study.config import read_study
     from finetune.study.results import write
     from finetune.study.run import run_study
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what stops a study stops its runs
     study = read_study(file)
     with progress_bars() as bars:
         bar = bars.add_task(study.title, total=len(study.cells()), note="")
