@@ -1,4 +1,4 @@
-"""`python -m finetune.rlvlmf train`: RL-VLM-F with labels from a served labeller."""
+"""`python -m finetune.rlvlmf train | results | cartpole-pairs`: RL-VLM-F with labels from a served labeller."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ def main() -> None:
     """A reward from preferences, and a policy from the reward."""
 
 
+@app.command("cartpole-pairs")
+def cartpole_pairs(
+    out: Annotated[Path, typer.Argument(help="Folder of pictures and pairs.")],
+    pictures: Annotated[int, typer.Option(help="Pictures to learn from.")] = 6000,
+    pairs: Annotated[int, typer.Option(help="Pairs of them.")] = 20_000,
+    held_out: Annotated[int, typer.Option(help="Pairs to be judged by.")] = 600,
+    seed: Annotated[int, typer.Option(help="Of states and pairs.")] = 0,
+) -> None:
+    """Draw pairs that teach a vision-language model to compare pictures of the cart and the pole."""
+    from finetune.rlvlmf.cartpole_pairs import PairsConfig, make_pairs
+
+    typer.echo(make_pairs(PairsConfig(out=out, pictures=pictures, pairs=pairs, held_out=held_out, seed=seed)))
+
+
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Run folder.")],
@@ -34,6 +48,8 @@ def train(
     schedule: Annotated[ScheduleName, typer.Option(help="Row of the method's table.")] = "cartpole",
     goal: Annotated[str, typer.Option(help="What the labeller is asked; the task's own wording when left out.")] = "",
     steps: Annotated[int | None, typer.Option(help="Decisions in all, instead of the schedule's.")] = None,
+    seed_steps: Annotated[int | None, typer.Option(help="Random decisions first, instead of its own.")] = None,
+    unsup: Annotated[int | None, typer.Option(help="Decisions of pre-training then, instead of its own.")] = None,
     interval: Annotated[int | None, typer.Option(help="Decisions between sessions, instead of its own.")] = None,
     query_batch: Annotated[int | None, typer.Option(help="Pairs of a session, instead of its own.")] = None,
     max_labels: Annotated[int | None, typer.Option(help="Pairs in all, instead of its own.")] = None,
@@ -46,6 +62,9 @@ def train(
     job: Annotated[str | None, typer.Option(help="Whose budget the labels count in.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, exploration, scenes and pairs.")] = 0,
     evaluate_every: Annotated[int, typer.Option(help="Decisions between evaluations.")] = 5000,
+    episodes: Annotated[int, typer.Option(help="Of each evaluation.")] = 10,
+    repeat: Annotated[int, typer.Option(help="Control steps of a decision, on MetaWorld.")] = 2,
+    horizon: Annotated[int, typer.Option(help="Decisions of an episode.")] = 100,
 ) -> None:
     """Train one policy; a run that was killed begins anew, but asks for no label twice."""
     from dataclasses import replace
@@ -56,6 +75,8 @@ def train(
 
     given: dict[str, Any] = {
         "env_steps": steps,
+        "seed_steps": seed_steps,
+        "unsup": unsup,
         "interval": interval,
         "query_batch": query_batch,
         "max_labels": max_labels,
@@ -75,16 +96,31 @@ def train(
         audit=audit,
         seed=seed,
         evaluate_every=evaluate_every,
+        episodes=episodes,
+        repeat=repeat,
+        horizon=horizon,
     )
     judge = None if labeller is None else ServedLabeller(labeller, job=job)
     try:
         with progress_bars() as bars:
             bar = bars.add_task(f"{task}, {learn}", total=row.env_steps, note="")
-            folder = run(config, judge, lambda step, note: bars.update(bar, completed=step, note=note), labels=labels)
+            counts = run(config, judge, lambda step, note: bars.update(bar, completed=step, note=note), labels=labels)
     finally:
         if judge is not None:
             judge.close()
-    typer.echo(f"run: {folder.path}")
+    typer.echo(f"run: {out}; labels: {counts.asked} asked, {counts.replayed} replayed, {counts.ties} of them ties")
+
+
+@app.command()
+def results(
+    studies: Annotated[list[Path], typer.Argument(help="Studies of this method, as `finetune.study` runs them.")],
+    out: Annotated[Path, typer.Option(help="Folder of table, curves and plot.")],
+) -> None:
+    """Write what the runs of studies found, those that are done: return, and Spearman with the true reward."""
+    from finetune.rlvlmf.results import write
+    from finetune.study.config import read_study
+
+    typer.echo(write([read_study(study) for study in studies], out))
 
 
 if __name__ == "__main__":

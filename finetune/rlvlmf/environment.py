@@ -69,22 +69,31 @@ class CartPoleEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
         else:
             self._state = np.array([place, 0.0, angle, 0.0])
         self._left -= 1
-        reward = float(np.clip(1.0 - abs(self._state[2]) / _FALLEN, 0.0, 1.0))
+        reward = uprightness(self._state[2])
         return self._state.astype(np.float32), reward, False, self._left <= 0, {"success": reward > 0.9}
 
     def render(self) -> Any:
         """Draw cart and pole, uint8 (image_size, image_size, 3)."""
-        scale = 4 * self._side
-        image = Image.new("RGB", (scale, scale), (250, 250, 250))
-        pen = ImageDraw.Draw(image)
-        place, _, angle, _ = self._state
-        middle, floor, long = scale * (0.5 + 0.16 * place), 0.78 * scale, 0.5 * scale
-        pen.line((0, floor, scale, floor), fill=(160, 160, 160), width=scale // 100)
-        half, high = 0.1 * scale, 0.07 * scale
-        pen.rectangle((middle - half, floor - high, middle + half, floor + high), fill=(20, 20, 20))
-        tip = (middle + long * np.sin(angle), floor - high - long * np.cos(angle))
-        pen.line((middle, floor - high, *tip), fill=(165, 105, 60), width=scale // 18)
-        return np.asarray(image.resize((self._side, self._side), Image.Resampling.BOX))
+        return cartpole_picture(float(self._state[0]), float(self._state[2]), self._side)
+
+
+def cartpole_picture(place: float, angle: float, side: int) -> NDArray[np.uint8]:
+    """Draw a cart at `place`, m, whose pole leans by `angle`, rad; uint8 (side, side, 3)."""
+    scale = 4 * side
+    image = Image.new("RGB", (scale, scale), (250, 250, 250))
+    pen = ImageDraw.Draw(image)
+    middle, floor, long = scale * (0.5 + 0.16 * place), 0.78 * scale, 0.5 * scale
+    pen.line((0, floor, scale, floor), fill=(160, 160, 160), width=scale // 100)
+    half, high = 0.1 * scale, 0.07 * scale
+    pen.rectangle((middle - half, floor - high, middle + half, floor + high), fill=(20, 20, 20))
+    tip = (middle + long * np.sin(angle), floor - high - long * np.cos(angle))
+    pen.line((middle, floor - high, *tip), fill=(165, 105, 60), width=scale // 18)
+    return np.asarray(image.resize((side, side), Image.Resampling.BOX))
+
+
+def uprightness(angle: float) -> float:
+    """Return the true reward of a pole that leans by `angle`, rad: 1 upright, 0 where it has fallen."""
+    return float(np.clip(1.0 - abs(angle) / _FALLEN, 0.0, 1.0))
 
 
 class PictureEnv(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What one session came to: pairs that were requested, dropped as alike or as ties, and kept."""
+    """What one session came to: pairs that were requested, dropped as alike or as ties, and kept.
+
+    Of the kept ones the labels of `right` are what the true values say, which the learner is not told.
+    """
 
     requested: int
     alike: int
     ties: int
     kept: int
+    right: int
 
 
 class Queries:
@@ -92,8 +96,15 @@ class Queries:
                 self._images += [images[one].copy(), images[other].copy()]
                 self._labels.append(label)
         ties = labels.count(-1)
-        return Session(requested=count, alike=count - len(apart), ties=ties, kept=len(apart) - ties)
+        truths = [_truth(float(values[one]), float(values[other])) for one, other in apart]
+        right = sum(label == truth for label, truth in zip(labels, truths, strict=True))
+        return Session(requested=count, alike=count - len(apart), ties=ties, kept=len(apart) - ties, right=right)
 
     def _draw(self, starts: Sequence[tuple[int, int]]) -> int:
         first, length = starts[int(self._random.integers(len(starts)))]
         return first + int(self._random.integers(length))
+
+
+def _truth(first: float, second: float) -> int | None:
+    """Return the label of two true values; None where they are equal, so that no label is right."""
+    return None if first == second else int(second > first)

@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
+from finetune.common.run import Run
 from finetune.preference.judges import AskOptions
 from finetune.rlvlmf.buffer import PictureBuffer, StateEntropy
 from finetune.rlvlmf.ensemble import RewardEnsemble
 from finetune.rlvlmf.environment import PictureEnv, make_environment
-from finetune.rlvlmf.labels import LabelBook
+from finetune.rlvlmf.labels import LabelBook, LabelCounts
 from finetune.rlvlmf.queries import Queries
-from finetune.sac.run_folder import RunFolder
 from models.rewards.metrics import spearman
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from finetune.rlvlmf.ensemble import Fit
     from finetune.rlvlmf.queries import Session
 
-LABELS = "labels.jsonl"
+LABELS, SESSIONS = "labels.jsonl", "sessions.jsonl"
 _FIRST_EVALUATION_SEED = 900_000
 _TRAINING_SEEDS = 10_000
 _LOOKED_AT = 2000
-"""Newest states whose learned rewards are compared with the true ones."""
+"""Newest states whose learned rewards are compared with the true ones, beside all states."""
 
 
 def train(
@@ -54,11 +54,13 @@ def train(
     report: Callable[[int, str], None],
     *,
     labels: Path | None = None,
-) -> RunFolder:
-    """Train a policy and return the run's folder.
+) -> LabelCounts:
+    """Train a policy and return where its labels came from.
 
-    The folder gets `config.json`, `evaluations.jsonl`, `sessions.jsonl`, `labels.jsonl`, and in the end `policy.zip`
-    and `reward.safetensors`.
+    The folder gets `config.json`, `metrics.jsonl`, `sessions.jsonl`, `labels.jsonl`, and in the end `policy.zip` and
+    `reward.safetensors`. Every line of metrics: `step` (decisions made), `return` and `success` (means over `episodes`
+    fresh scenes), `spearman` and `spearman_newest` (of learned and true rewards, over all states so far and over the
+    newest 2000; null before a reward was learned), `labels` (requested so far), `seconds`.
 
     Args:
         judge: who labels; None replays what `labels` holds, or is for runs that learn from no labels.
@@ -70,14 +72,14 @@ def train(
         RoboserveError: the labeller's refusal, `budget_exhausted` among them.
     """
     torch.set_num_threads(config.threads)
-    folder = RunFolder(config.out, config.identity)
+    folder = Run(config.out, config.identity)
     folder.restore()
-    (folder.path / "sessions.jsonl").unlink(missing_ok=True)
+    (folder.path / SESSIONS).unlink(missing_ok=True)
     size = {"horizon": config.horizon, "repeat": config.repeat, "image_size": config.image_size}
     env, wording = make_environment(config.task, **size)
     try:
         model = _model(config, PictureEnv(env))
-        queries = None
+        queries, counts = None, LabelCounts()
         if config.learn == "preferences":
             options = AskOptions(
                 protocol=config.protocol,
@@ -87,7 +89,7 @@ def train(
                 audit=config.audit,
             )
             book = LabelBook(labels or folder.path / LABELS, judge, options)
-            schedule = config.schedule
+            schedule, counts = config.schedule, book.counts
             queries = Queries(
                 book, config.goal or wording, batch=schedule.query_batch, most=schedule.max_labels, seed=config.seed
             )
@@ -95,10 +97,11 @@ def train(
         model.learn(config.schedule.env_steps, callback=loop, log_interval=1_000_000)
     finally:
         env.close()
+        folder.close()
     model.save(folder.path / "policy.zip")
     if queries is not None:
         save_file(loop.ensemble.members.state_dict(), folder.path / "reward.safetensors")
-    return folder
+    return counts
 
 
 def reset_critic(model: SAC) -> None:
@@ -125,7 +128,7 @@ class Loop(BaseCallback):
         self,
         config: RlVlmfConfig,
         sac: SAC,
-        folder: RunFolder,
+        folder: Run,
         queries: Queries | None,
         report: Callable[[int, str], None],
     ) -> None:
@@ -193,18 +196,19 @@ class Loop(BaseCallback):
         self._log_session(step, session, fit)
 
     def _log_session(self, step: int, session: Session, fit: Fit | None) -> None:
-        row: dict[str, Any] = {"step": step, **asdict(session), "spearman": self._agreement()}
+        row: dict[str, Any] = {"step": step, **asdict(session), **self._agreement()}
         row |= {"epochs": 0, "accuracy": None} if fit is None else asdict(fit)
-        with (self._folder.path / "sessions.jsonl").open("a", encoding="utf-8") as sink:
+        with (self._folder.path / SESSIONS).open("a", encoding="utf-8") as sink:
             sink.write(json.dumps(row) + "\n")
 
-    def _agreement(self) -> float | None:
-        """Return how the ensemble ranks the newest states beside their true rewards; None before it was taught."""
+    def _agreement(self) -> dict[str, float | None]:
+        """Return how learned rewards rank states beside the true ones; None before a reward was learned."""
         buffer = self._buffer
-        rows = slice(max(0, buffer.size() - _LOOKED_AT), buffer.size())
-        if buffer.judge is None or buffer.size() < 2:
-            return None
-        return spearman(buffer.judge(buffer.pictures[rows]), buffer.true_rewards[rows])
+        size, newest = buffer.size(), max(0, buffer.size() - _LOOKED_AT)
+        if buffer.judge is None or size < 2:
+            return {"spearman": None, "spearman_newest": None}
+        learned, true = buffer.rewards[:size, 0], buffer.true_rewards[:size]
+        return {"spearman": spearman(learned, true), "spearman_newest": spearman(learned[newest:], true[newest:])}
 
     def _look(self, step: int) -> None:
         returns, solved = evaluate(self._sac, self._config)
@@ -212,7 +216,7 @@ class Loop(BaseCallback):
             "step": step,
             "success": float(np.mean(solved)),
             "return": float(np.mean(returns)),
-            "spearman": self._agreement(),
+            **self._agreement(),
             "labels": 0 if self._queries is None else self._queries.requested,
             "episodes": len(returns),
             "seconds": round(time.monotonic() - self._started, 1),

@@ -22,7 +22,7 @@ class LocalSettings(Strict):
     checkpoint: str = Field(description="folder, or zoo:NAME")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     adapters: dict[str, Path] = Field(
-        default_factory=dict, description="name to PEFT folder, beside those in the checkpoint's adapters/"
+        default_factory=dict, description="name to PEFT folder or zoo:NAME, beside those in the checkpoint's adapters/"
     )
     context: int | None = Field(
         None, ge=16, description="most tokens of prompt and answer; null is the checkpoint's own"
@@ -37,7 +37,7 @@ class LocalSettings(Strict):
 
     def all_adapters(self, folder: VlmFolder) -> dict[str, Path]:
         """Return name to folder of the adapters to begin with."""
-        return {**folder.adapters, **self.adapters}
+        return {**folder.adapters, **{name: checkpoint_folder(str(given)) for name, given in self.adapters.items()}}
 
 
 class TransformersSettings(LocalSettings):

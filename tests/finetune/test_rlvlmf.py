@@ -12,6 +12,7 @@ from stable_baselines3 import SAC
 from clients.errors import RoboserveError
 from clients.preference_messages import LabelPair, PreferenceLabel
 from clients.reward_messages import ModelIdentity
+from finetune.common.run import metrics
 from finetune.preference.judges import AskOptions, ServedLabeller
 from finetune.rlvlmf.buffer import PictureBuffer, StateEntropy
 from finetune.rlvlmf.config import SCHEDULES, RlVlmfConfig, Schedule
@@ -20,7 +21,6 @@ from finetune.rlvlmf.environment import CartPoleEnv, PictureEnv
 from finetune.rlvlmf.labels import LabelBook
 from finetune.rlvlmf.queries import Queries
 from finetune.rlvlmf.train import reset_critic, train
-from finetune.sac.run_folder import evaluations
 from models.rewards.metrics import spearman
 from serving.preference_server import PreferenceServer
 from tests.serving.preference_running import RunningPreference
@@ -298,7 +298,7 @@ def test_a_run_asks_the_service_and_its_replay_is_the_same_without_a_call(oracle
     sessions = lines(tmp_path / "one" / "sessions.jsonl")
     assert [(row["step"], row["requested"]) for row in sessions] == [(80, 20), (120, 20), (160, 10)]
     assert all(row["accuracy"] is not None for row in sessions)
-    found = evaluations(tmp_path / "one")
+    found = metrics(tmp_path / "one")
     assert [row["step"] for row in found] == [110, 220, 220][: len(found)]
     assert found[-1]["labels"] == 50
     assert (tmp_path / "one" / "policy.zip").is_file()
@@ -306,14 +306,14 @@ def test_a_run_asks_the_service_and_its_replay_is_the_same_without_a_call(oracle
     train(settings(tmp_path / "two"), None, lambda *_: None, labels=tmp_path / "one" / "labels.jsonl")
     again = lines(tmp_path / "two" / "sessions.jsonl")
     assert again == sessions
-    timeless = [[{**row, "seconds": 0} for row in rows] for rows in (found, evaluations(tmp_path / "two"))]
+    timeless = [[{**row, "seconds": 0} for row in rows] for rows in (found, metrics(tmp_path / "two"))]
     assert timeless[0] == timeless[1]
 
 
 @pytest.mark.parametrize("learn", ["true", "none"])
 def test_baselines_ask_nobody(tmp_path, learn) -> None:
     train(settings(tmp_path / learn, learn=learn), None, lambda *_: None)
-    assert evaluations(tmp_path / learn)[-1]["labels"] == 0
+    assert metrics(tmp_path / learn)[-1]["labels"] == 0
     assert not (tmp_path / learn / "sessions.jsonl").exists()
 
 
