@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from models.policies.denoising import chain_log_prob, sample_chain, whole_score
+from models.policies.denoising import chain_log_prob, sample_chain, step_log_probs, whole_score
 from models.policies.flow_vla.flow import integrate
 from models.policies.state_flow.checkpoint import load_state_policy
 
@@ -75,6 +75,10 @@ class ChunkPolicy:
     def score(self, network: StateFlowNetwork, states: Tensor, chain: Chain, *, normalised: bool = True) -> Tensor:
         """Return the log-likelihood of chains as `draw` gives them, (N * group,), differentiable."""
         return chain_log_prob(self.steps, self.field(network, states), chain, normalised=normalised)
+
+    def step_scores(self, network: StateFlowNetwork, states: Tensor, chain: Chain) -> Tensor:
+        """Return the log-likelihood of each scored step, (scored steps, N * group), differentiable."""
+        return step_log_probs(self.steps, self.field(network, states), chain)
 
     def whole(self, chain: Chain, *, normalised: bool = True) -> Tensor:
         """Return the log-likelihood of chains under the network that drew them, (N * group,)."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from finetune.common.macro import Macro
 
-Mode = Literal["collect", "judge"]
+Mode = Literal["collect", "draw"]
 _CHOOSING, _EVALUATING = 0, 2
 _EVALUATION_SEEDS = 900_000
 _TRAINING_SEEDS = 100_003
@@ -41,8 +41,8 @@ class Learner(Protocol):
         ...
 
     @property
-    def picks(self) -> bool:
-        """Whether it collects with the best of several draws, and so must be judged with and without."""
+    def judged(self) -> Mapping[str, Mode]:
+        """How it is evaluated, by what goes before the figures' names; one that picks is judged with and without."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class Learner(Protocol):
         ...
 
     def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> NDArray[np.float32]:
-        """Return chunks float32 (N, H, A) for states (N, S): to learn from, or to be judged by."""
+        """Return chunks float32 (N, H, A) for states (N, S): as it collects, or one plain draw of its policy."""
         ...
 
     def keep(self, macro: Macro) -> None:
@@ -178,9 +178,9 @@ class LearningJob:
         counts.recent = [*counts.recent[-99:], macro.success]
 
     def _checkpoint(self, facts: _Means) -> None:
-        row: dict[str, float] = {"step": self.counts.steps, **self._evaluate("judge")}
-        if self.learner.picks:
-            row |= {f"best_{name}": value for name, value in self._evaluate("collect").items()}
+        row: dict[str, float] = {"step": self.counts.steps, "env_steps": self.counts.steps}
+        for before, mode in self.learner.judged.items():
+            row |= {f"{before}{name}": value for name, value in self._evaluate(mode).items()}
         if self.counts.recent:
             row["online_success"] = float(np.mean(self.counts.recent))
         row |= {**facts.means, **self.learner.facts(), "online_episodes": self.counts.episodes}
@@ -235,7 +235,7 @@ def noise(seed: int, purpose: int, number: int) -> torch.Generator:
 
 
 def evaluate(
-    learner: Learner, envs: list[MacroEnv], *, episodes: int, seed: int, mode: Mode = "judge"
+    learner: Learner, envs: list[MacroEnv], *, episodes: int, seed: int, mode: Mode = "draw"
 ) -> dict[str, float]:
     """Play fresh scenes, the same in every evaluation, as many side by side as there are environments.
 
@@ -245,7 +245,9 @@ def evaluate(
     ends: list[Macro] = []
     returns, steps = np.zeros(episodes), np.zeros(episodes)
     for first in range(0, episodes, len(envs)):
-        states = {lane: envs[lane].reset(seed=_EVALUATION_SEEDS + lane + first) for lane in _lanes(first, episodes, envs)}
+        states = {
+            lane: envs[lane].reset(seed=_EVALUATION_SEEDS + lane + first) for lane in _lanes(first, episodes, envs)
+        }
         decision = 0
         while states:
             source = noise(seed, _EVALUATING, first * 100_003 + decision)

@@ -20,7 +20,7 @@ def main() -> None:
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Run folder; run again to go on where it stopped.")],
-    policy: Annotated[Path, typer.Option(help="Checkpoint folder of the cloned policy.")],
+    policy: Annotated[str, typer.Option(help="The cloned policy: a checkpoint folder, or zoo:NAME.")],
     task: Annotated[str, typer.Option(help="NAME or NAME:key=value,key=value, as slot:shift=0.018.")],
     *,
     variant: Annotated[
@@ -36,6 +36,7 @@ def train(
         Literal["matched", "reference"], typer.Option(help="Of a flow's drift; reference is the released form.")
     ] = "matched",
     last: Annotated[int, typer.Option(help="Steps from the end that are scored; 0 is all.")] = 0,
+    updates: Annotated[float, typer.Option(help="For each step; 0 keeps the settings'.")] = 0.0,
     best_of: Annotated[int, typer.Option(help="Chains from which a chunk to play is chosen.")] = 1,
     next_actions: Annotated[int, typer.Option(help="Draws at the next state; 8 for Q-variance reduction.")] = 1,
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 1000,
@@ -51,14 +52,17 @@ def train(
     from finetune.ogpo.config import OgpoConfig, small
     from finetune.ogpo.config import variant as as_variant
     from finetune.ogpo.train import OgpoJob, denoising
+    from models.folders import checkpoint_folder
 
     torch.set_num_threads(1)
-    method = replace(
-        as_variant(small() if settings == "small" else OgpoConfig(), variant), best_of=best_of, next_actions=next_actions
-    )
+    method = as_variant(small() if settings == "small" else OgpoConfig(), variant)
+    method = replace(method, best_of=best_of, next_actions=next_actions)
+    if updates:
+        method = replace(method, experience=replace(method.experience, updates=updates))
     config = JobConfig(out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed)
-    chain = denoising(policy, noise=denoising_noise or None, correction=correction, last=last or None)
-    job = OgpoJob(config, method, policy, task=task, steps=chain)
+    folder = checkpoint_folder(policy)
+    chain = denoising(folder, noise=denoising_noise or None, correction=correction, last=last or None)
+    job = OgpoJob(config, method, folder, task=task, steps=chain)
     with progress_bars() as bars:
         bar = bars.add_task(task, total=steps, note="")
         job.train(lambda step, note: bars.update(bar, completed=step, note=note))

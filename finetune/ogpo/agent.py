@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from finetune.common.critics import CriticEnsemble
@@ -21,8 +20,9 @@ from finetune.ogpo.advantage import advantages, blended, penalised, standardised
 from finetune.ogpo.objective import clipped_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -53,8 +53,10 @@ class OgpoLearner:
         if policy.config.execute != rows:
             raise ValueError(f"execute: {policy.config.execute} of {rows} rows, a chunk must be played to its end")
         torch.manual_seed(seed)
-        shape = {"heads": config.heads, "hidden": config.hidden, "layers": config.layers}
-        self.critics = CriticEnsemble(size.state_size + policy.size, **shape)
+        inputs = size.state_size + policy.size
+        self.critics = CriticEnsemble(
+            inputs, heads=config.heads, hidden=config.hidden, layers=config.layers, activation="relu"
+        )
         self.target = copy.deepcopy(self.critics).requires_grad_(requires_grad=False)
         self.experience = Experience(
             config.experience,
@@ -70,7 +72,8 @@ class OgpoLearner:
                 self.critics.parameters(), lr=config.critic_learning_rate, weight_decay=config.weight_decay
             ),
         }
-        self.execute, self.picks = rows, config.best_of > 1
+        self.execute = rows
+        self.judged: Mapping[str, Mode] = {"": "draw", **({"best_": "collect"} if config.best_of > 1 else {})}
         self._ratio = torch.ones(())
 
     @property
@@ -124,11 +127,9 @@ class OgpoLearner:
         """Take a step of the policy, then of the critics; return what is logged."""
         batch = self.experience.sample(sources.rows)
         solved = self.experience.sample_solved(sources.rows, self.config.cloning_batch) if self._wants_solved else None
-        loss, facts = self.policy_loss(batch.states, sources.noise)
+        loss, facts = self.policy_loss(batch, sources.noise)
         if solved is not None and self.config.cloning:
-            cloning = self.policy.cloning_loss(
-                self.network, solved.states, solved.chunks, solved.played, sources.noise
-            )
+            cloning = self.policy.cloning_loss(self.network, solved.states, solved.chunks, solved.played, sources.noise)
             loss, facts = loss + self.config.cloning * cloning, {**facts, "cloning_loss": cloning.item()}
         _step(self.optimizers["network"], loss)
         ema(self.average, self.network, self.config.average_rate)
@@ -139,9 +140,9 @@ class OgpoLearner:
             self._regress(solved, sources.noise)
         return facts
 
-    def policy_loss(self, states: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of whole chains at states (B, S), and what is logged of it."""
-        config, shape = self.config, (len(states), self.config.group)
+    def policy_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of whole chains at a batch's states, and what is logged of it."""
+        config, states, shape = self.config, batch.states, (len(batch.states), self.config.group)
         chain = self.policy.draw(self.average, states, generator, group=config.group)
         values = self.values(self.target, states, chain.actions.clamp(-1.0, 1.0))
         log_prob = self.policy.score(self.network, states, chain).reshape(shape)
@@ -184,7 +185,7 @@ class OgpoLearner:
             follows = blended(values, self._ratio, config.chi_squared)
         else:
             follows = values.mean(dim=0) if config.aggregate == "mean" else values.min(dim=0).values
-        return batch.returns + config.experience.discount ** self.execute * batch.alive * follows
+        return batch.returns + config.experience.discount**self.execute * batch.alive * follows
 
     def values(self, critics: CriticEnsemble, states: Tensor, chunks: Tensor) -> Tensor:
         """Return values (M, B, G) of chunks (B * G, H, A), the G of each state (B, S) in a row."""

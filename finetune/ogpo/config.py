@@ -1,5 +1,7 @@
-"""Settings of OGPO (arXiv 2605.03065). The released base settings and the released scripts disagree; the scripts,
-which the paper's runs come from, are followed, and each departure from them is said.
+"""Settings of OGPO (arXiv 2605.03065).
+
+The released base settings and the released scripts disagree; the scripts, which the paper's runs come from, are
+followed, and each departure from them is said.
 """
 
 from __future__ import annotations
@@ -89,7 +91,9 @@ class OgpoConfig:
         if self.heads < 2 and (self.best_of > 1 or self.chi_squared is not None):
             raise ValueError(f"heads: {self.heads}, must be 2 or more for best_of and chi_squared")
         if self.chi_squared is not None and self.advantage != "group":
-            raise ValueError(f'advantage: {self.advantage!r}, must be "group" with chi_squared, which has its own value')
+            raise ValueError(
+                f'advantage: {self.advantage!r}, must be "group" with chi_squared, which has its own value'
+            )
 
 
 def small() -> OgpoConfig:

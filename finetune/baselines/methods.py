@@ -1,0 +1,67 @@
+"""The baselines by name, each with settings for toys and two cores."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from finetune.baselines.bptt import BpttLearner, bptt
+from finetune.baselines.distillation import DistillationLearner, distillation
+from finetune.baselines.dppo import DppoConfig, DppoLearner
+from finetune.baselines.residual import ResidualConfig, ResidualLearner
+from finetune.baselines.rlpd import RlpdConfig, RlpdLearner
+from finetune.common.chunk_policy import load_chunk_policy
+from finetune.common.environments.registry import make_env
+from finetune.common.learning import LearningJob
+from finetune.ogpo.config import small
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from finetune.common.experience import ExperienceConfig
+    from finetune.common.learning import JobConfig, Learner
+
+Name = Literal["dppo", "bptt", "residual", "distillation", "rlpd"]
+
+
+def baseline_job(
+    config: JobConfig, name: Name, folder: Path, *, task: str, updates: float | None = None
+) -> LearningJob:
+    """Return the job of a baseline.
+
+    Args:
+        folder: the cloned policy's checkpoint. `task`: see `make_env`.
+        updates: for each step (UTD), in the place of the settings'; DPPO has none.
+
+    Raises:
+        ValueError: the folder of the run belongs to another.
+    """
+    learner, settings, policy = _learner(name, folder, task, config.seed, updates)
+    identity = {"method": name, "settings": asdict(settings), "task": task, "policy": policy}
+    return LearningJob(config, learner, partial(make_env, task), identity=identity)
+
+
+def _learner(name: Name, folder: Path, task: str, seed: int, updates: float | None) -> tuple[Learner, Any, str]:
+    policy, network = load_chunk_policy(folder)
+    ogpo = small()
+    ogpo = replace(ogpo, experience=_paced(ogpo.experience, updates))
+    if name == "bptt":
+        settings = bptt(ogpo)
+        return BpttLearner(settings, policy, network, seed=seed), settings, policy.content_hash
+    if name == "distillation":
+        settings = distillation(ogpo)
+        return DistillationLearner(settings, policy, network, seed=seed), settings, policy.content_hash
+    if name == "residual":
+        residual = ResidualConfig(experience=replace(ogpo.experience, batch=128))
+        return ResidualLearner(residual, policy, network, seed=seed), residual, policy.content_hash
+    if name == "rlpd":
+        rlpd = RlpdConfig(experience=replace(ogpo.experience, batch=128, updates=updates or 1.0))
+        learner = RlpdLearner(rlpd, policy.config, make_env(task), seed=seed)
+        return learner, rlpd, policy.content_hash
+    dppo = DppoConfig()
+    return DppoLearner(dppo, policy, network, seed=seed), dppo, policy.content_hash
+
+
+def _paced(experience: ExperienceConfig, updates: float | None) -> ExperienceConfig:
+    return experience if updates is None else replace(experience, updates=updates)
