@@ -1,7 +1,7 @@
-"""A MetaWorld task whose goals lie in one half of the table: what was never shown there must be found there.
+"""MetaWorld tasks whose context shifts: goals on one side of the table only, or named where they are not.
 
-The shift of a context: a policy is shown goals on one side, and must reach those on the other (TMRL, arXiv 2605.12236,
-on state).
+A policy that was shown goals on the left has never been where those on the right are. One that is told the mirrored
+goal knows how to reach the true one, but not that it should: what TMRL (arXiv 2605.12236) finds out.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Side = Literal["left", "right", "any"]
+Named = Literal["true", "mirrored"]
 GOAL = (36, 39)
 """Columns of the state that say where the goal is, m."""
 _DRAWS = 200
@@ -29,6 +30,8 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
     Args:
         side: of the goal, as the robot sees it: "left" is x below `middle`.
         middle: m.
+        named: what the last three columns of the observation say: where the goal is, or where it would be mirrored at
+            `middle`, which is all that the learner is told.
     """
 
     context = GOAL
@@ -39,12 +42,13 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
         *,
         side: Side = "any",
         middle: float = 0.0,
+        named: Named = "true",
         horizon: int = 75,
         repeat: int = 2,
         image_size: int = 96,
     ) -> None:
         super().__init__(task, own_reward="sparse", horizon=horizon, repeat=repeat, image_size=image_size)
-        self._side, self._middle = side, middle
+        self._side, self._middle, self._named = side, middle, named
         self._expert = ScriptedExpert(self._robot)
 
     def reset(
@@ -57,7 +61,8 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
         """
         state, info = super().reset(seed=seed, options=options)
         for _ in range(_DRAWS):
-            if self._side == "any" or (float(state[GOAL[0]]) < self._middle) == (self._side == "left"):
+            place = float(self._robot.privileged_observation[GOAL[0]])
+            if self._side == "any" or (place < self._middle) == (self._side == "left"):
                 return state, info
             state, info = super().reset()
         raise RuntimeError(f"side: no goal of {self._robot.task.name} is {self._side} of {self._middle:g} m")
@@ -66,6 +71,12 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
         """Play an action; success ends the episode."""
         state, paid, _, truncated, info = super().step(action)
         return state, paid, bool(info["success"]), truncated, info
+
+    def _state(self) -> NDArray[np.float32]:
+        state = super()._state()
+        if self._named == "mirrored":
+            state[GOAL[0]] = 2 * self._middle - state[GOAL[0]]
+        return state
 
     def expert(self, random: np.random.Generator) -> NDArray[np.float32]:  # noqa: ARG002  others draw from it
         """Return the scripted expert's action."""
