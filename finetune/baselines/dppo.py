@@ -56,7 +56,7 @@ class DppoConfig:
     most_divergence: float = 1.0
     hidden: int = 256
     layers: int = 3
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-5
     value_learning_rate: float = 1e-3
 
 
