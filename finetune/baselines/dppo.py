@@ -7,6 +7,7 @@ denoising step has its own ratio and its own clip, and what was played is thrown
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -97,7 +98,7 @@ class DppoLearner:
         self.execute = policy.config.execute
         self.judged: Mapping[str, Mode] = {"": "draw"}
         self._rollout: list[Played] = []
-        self._chosen: tuple[Tensor, Chain] | None = None
+        self._chosen: deque[tuple[Tensor, Chain]] = deque()
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -109,19 +110,19 @@ class DppoLearner:
         seen = self.policy.config.normalize(torch.from_numpy(states))
         chain = self.policy.draw(self.network, seen, generator)
         if mode == "collect":
-            self._chosen = seen, chain
+            self._chosen.append((seen, chain))
         chosen: NDArray[np.float32] = chain.actions.numpy()
         return chosen
 
     def keep(self, macro: Macro) -> None:
-        """Keep what the remembered chain led to.
+        """Keep what the oldest chain that waits led to.
 
         Raises:
             ValueError: nothing was chosen.
         """
-        if self._chosen is None:
+        if not self._chosen:
             raise ValueError("keep: no chunk was chosen before")
-        seen, chain = self._chosen
+        seen, chain = self._chosen.popleft()
         powers = self.config.discount ** np.arange(len(macro.rewards))
         played = Played(
             state=seen[0],
@@ -133,7 +134,6 @@ class DppoLearner:
             over=torch.tensor(float(macro.over)),
         )
         self._rollout.append(played)
-        self._chosen = None
 
     def learn(self, steps: int) -> Iterator[dict[str, float]]:
         """Make an iteration when there are chunks enough."""

@@ -16,6 +16,7 @@ import torch
 
 from finetune.common.intervals import wilson
 from finetune.common.macro import MacroEnv
+from finetune.common.rewards import RewardConfig
 from finetune.common.run import Run, pack, unpack
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import gymnasium
     from numpy.typing import NDArray
 
-    from finetune.common.macro import Macro
+    from finetune.common.macro import Macro, Wait
 
 Mode = Literal["collect", "draw"]
 _CHOOSING, _EVALUATING = 0, 2
@@ -60,7 +61,7 @@ class Learner(Protocol):
         ...
 
     def keep(self, macro: Macro) -> None:
-        """Keep what the chunk that was chosen last to learn from led to."""
+        """Keep what the oldest chunk led to that was chosen to learn from, and was not kept yet."""
         ...
 
     def learn(self, steps: int) -> Iterable[dict[str, float]]:
@@ -89,6 +90,7 @@ class JobConfig:
         steps: of the environment; the episode that is under way then is played to its end.
         evaluate_every, episodes: steps between evaluations, each followed by a checkpoint, and episodes of each;
             `lanes` of them are played side by side.
+        reward: who pays in the environment that is learned in. Evaluations are by the environment's own word, always.
     """
 
     out: Path
@@ -97,6 +99,7 @@ class JobConfig:
     episodes: int = 50
     lanes: int = 50
     seed: int = 0
+    reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
         if min(self.steps, self.evaluate_every, self.episodes, self.lanes) < 1:
@@ -134,12 +137,15 @@ class LearningJob:
         identity: Mapping[str, Any],
     ) -> None:
         self.config, self.learner = config, learner
-        self._env = MacroEnv(make(), execute=learner.execute)
+        self._client = config.reward.connect() if config.reward.served else None
+        paid = make() if self._client is None else config.reward.wrap(make(), self._client)
+        self._env = MacroEnv(paid, execute=learner.execute)
         lanes = min(config.lanes, config.episodes)
         self._judged = [MacroEnv(make(), execute=learner.execute) for _ in range(lanes)]
         self.counts = Counts()
         settings = {name: getattr(config, name) for name in ("steps", "evaluate_every", "episodes", "lanes", "seed")}
-        self.run = Run(config.out, {**settings, **identity})
+        reward = config.reward.identity if config.reward.served else {}
+        self.run = Run(config.out, {**settings, **identity, **reward})
         self._restore()
 
     def train(self, report: Callable[[int, str], None]) -> None:
@@ -161,6 +167,9 @@ class LearningJob:
                 self._checkpoint(facts)
                 facts = _Means()
         self.run.close()
+        if self._client is not None:
+            self._env.env.close()
+            self._client.close()
 
     def _episode(self, facts: _Means) -> None:
         counts, seed = self.counts, self.config.seed
@@ -168,7 +177,7 @@ class LearningJob:
         while not over:
             chunk = self.learner.act(state[None], noise(seed, _CHOOSING, counts.chunks), "collect")[0]
             macro = self._env.step(chunk)
-            self.learner.keep(macro)
+            self._keep()
             state, over = macro.observations[-1], macro.over
             counts.steps += len(macro.rewards)
             counts.chunks += 1
@@ -176,6 +185,10 @@ class LearningJob:
                 facts.add(said)
         counts.episodes += 1
         counts.recent = [*counts.recent[-99:], macro.success]
+
+    def _keep(self, *, wait: Wait = "no") -> None:
+        for macro in self._env.labelled(wait=wait):
+            self.learner.keep(macro)
 
     def _checkpoint(self, facts: _Means) -> None:
         row: dict[str, float] = {"step": self.counts.steps, "env_steps": self.counts.steps}
@@ -185,6 +198,7 @@ class LearningJob:
             row["online_success"] = float(np.mean(self.counts.recent))
         row |= {**facts.means, **self.learner.facts(), "online_episodes": self.counts.episodes}
         self.run.log({**row, "seconds": round(self.counts.seconds, 1)})
+        self._keep(wait="all")
         self._save()
 
     def _evaluate(self, mode: Mode) -> dict[str, float]:

@@ -8,6 +8,13 @@ from typing import Annotated, Literal
 import typer
 
 from finetune.bars import progress_bars
+from finetune.common.options import (  # noqa: TC001  typer reads them
+    EveryOption,
+    FormOption,
+    LagOption,
+    RewardOption,
+    ServerOption,
+)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -39,6 +46,12 @@ def train(
     updates: Annotated[float, typer.Option(help="For each step; 0 keeps the settings'.")] = 0.0,
     best_of: Annotated[int, typer.Option(help="Chains from which a chunk to play is chosen.")] = 1,
     next_actions: Annotated[int, typer.Option(help="Draws at the next state; 8 for Q-variance reduction.")] = 1,
+    reward: RewardOption = "env",
+    server: ServerOption = "127.0.0.1:8000",
+    form: FormOption = "delta",
+    reward_weight: Annotated[float, typer.Option(help="Factor of what a served model pays.")] = 1.0,
+    every: EveryOption = 1,
+    lag: LagOption = 32,
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 1000,
     episodes: Annotated[int, typer.Option(help="Episodes of an evaluation.")] = 50,
     seed: Annotated[int, typer.Option(help="Of weights, chains and scenes.")] = 0,
@@ -49,6 +62,7 @@ def train(
     import torch
 
     from finetune.common.learning import JobConfig
+    from finetune.common.options import reward_config
     from finetune.ogpo.config import OgpoConfig, small
     from finetune.ogpo.config import variant as as_variant
     from finetune.ogpo.train import OgpoJob, denoising
@@ -59,7 +73,16 @@ def train(
     method = replace(method, best_of=best_of, next_actions=next_actions)
     if updates:
         method = replace(method, experience=replace(method.experience, updates=updates))
-    config = JobConfig(out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed)
+    paid = reward_config(
+        reward=reward,
+        server=server,
+        form=form,
+        every=every,
+        lag=lag,
+        weight=reward_weight,
+        gamma=method.experience.discount,
+    )
+    config = JobConfig(out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid)
     folder = checkpoint_folder(policy)
     chain = denoising(folder, noise=denoising_noise or None, correction=correction, last=last or None)
     job = OgpoJob(config, method, folder, task=task, steps=chain)

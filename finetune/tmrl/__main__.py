@@ -8,6 +8,13 @@ from typing import Annotated, Literal
 import typer
 
 from finetune.bars import progress_bars
+from finetune.common.options import (  # noqa: TC001  typer reads them
+    EveryOption,
+    FormOption,
+    LagOption,
+    RewardOption,
+    ServerOption,
+)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -20,14 +27,17 @@ def main() -> None:
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Run folder; run again to go on where it stopped.")],
-    policy: Annotated[str, typer.Option(help="The frozen policy: a checkpoint folder, or zoo:NAME.")],
+    policy: Annotated[
+        str,
+        typer.Option(help="The frozen policy: a checkpoint folder, zoo:NAME, or ws://... of a served one."),
+    ],
     task: Annotated[str, typer.Option(help="NAME or NAME:key=value,key=value, as eight-goals:named=0,shift=4.")],
     *,
     agent: Annotated[
         Literal["tmrl", "dsrl"], typer.Option(help="dsrl chooses the noise alone, and needs both bounds at 0.")
     ] = "tmrl",
-    decisions: Annotated[int, typer.Option(help="Chunks to play in all.")] = 3000,
-    warmup: Annotated[int, typer.Option(help="Of them, the first, with uniformly drawn choices.")] = 100,
+    steps: Annotated[int, typer.Option(help="Of the environment.")] = 10_000,
+    warmup: Annotated[int, typer.Option(help="Decisions, the first, that are drawn uniformly.")] = 100,
     updates: Annotated[int, typer.Option(help="Updates after each decision.")] = 4,
     batch: Annotated[int, typer.Option(help="Decisions of an update.")] = 256,
     hidden: Annotated[int, typer.Option(help="Width of actor and critics.")] = 256,
@@ -39,52 +49,58 @@ def train(
     context_bound: Annotated[float, typer.Option(help="Largest context noise; 0 draws it instead.")] = 1.0,
     whole_chunk: Annotated[bool, typer.Option("--whole-chunk", help="A noise for every row of the chunk.")] = False,
     half_solved: Annotated[bool, typer.Option("--half-solved", help="Half of a batch from successes.")] = False,
-    evaluate_every: Annotated[int, typer.Option(help="Decisions between evaluations.")] = 500,
+    discount: Annotated[float, typer.Option(help="Once a decision.")] = 0.995,
+    reward: RewardOption = "env",
+    server: ServerOption = "127.0.0.1:8000",
+    form: FormOption = "delta",
+    reward_weight: Annotated[float, typer.Option(help="Factor of what a served model pays.")] = 1.0,
+    every: EveryOption = 1,
+    lag: LagOption = 32,
+    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 1000,
     episodes: Annotated[int, typer.Option(help="Episodes of an evaluation.")] = 25,
     seed: Annotated[int, typer.Option(help="Of weights, choices and scenes.")] = 0,
 ) -> None:
     """Train one agent."""
-    from functools import partial
-
     import torch
 
     from finetune.baselines.dsrl import DsrlAgent
-    from finetune.common.environments.registry import make_env
+    from finetune.common.learning import JobConfig
+    from finetune.common.options import reward_config
     from finetune.tmrl.agent import TmrlAgent
-    from finetune.tmrl.base import LocalPolicy
+    from finetune.tmrl.base import LocalPolicy, ServedPolicy
     from finetune.tmrl.config import AgentConfig, TmrlConfig
-    from finetune.tmrl.train import MakeAgent, TmrlJob
+    from finetune.tmrl.train import TmrlJob
     from models.folders import checkpoint_folder
 
     torch.set_num_threads(1)
-    high_level = AgentConfig(
-        noise_bound=noise_bound,
-        level_bound=level_bound,
-        context_bound=context_bound,
-        whole_chunk=whole_chunk,
-        hidden=hidden,
-        learning_rate=learning_rate,
-        temperature=temperature,
-        learn_temperature=not fixed_temperature,
-    )
-    config = TmrlConfig(
-        out=out,
-        agent=high_level,
-        decisions=decisions,
+    method = TmrlConfig(
+        agent=AgentConfig(
+            noise_bound=noise_bound,
+            level_bound=level_bound,
+            context_bound=context_bound,
+            whole_chunk=whole_chunk,
+            hidden=hidden,
+            learning_rate=learning_rate,
+            discount=discount,
+            temperature=temperature,
+            learn_temperature=not fixed_temperature,
+        ),
         warmup=warmup,
         updates=updates,
         batch=batch,
         half_solved=half_solved,
-        evaluate_every=evaluate_every,
-        episodes=episodes,
-        seed=seed,
     )
-    chosen: MakeAgent = DsrlAgent if agent == "dsrl" else TmrlAgent
-    job = TmrlJob(config, LocalPolicy(checkpoint_folder(policy)), partial(make_env, task), task=task, agent=chosen)
+    paid = reward_config(
+        reward=reward, server=server, form=form, every=every, lag=lag, weight=reward_weight, gamma=discount
+    )
+    config = JobConfig(out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid)
+    frozen = ServedPolicy(policy) if "://" in policy else LocalPolicy(checkpoint_folder(policy))
+    chosen = DsrlAgent if agent == "dsrl" else TmrlAgent
+    job = TmrlJob(config, method, frozen, task=task, agent=chosen)
     with progress_bars() as bars:
-        bar = bars.add_task(task, total=decisions, note="")
+        bar = bars.add_task(task, total=steps, note="")
         job.train(lambda step, note: bars.update(bar, completed=step, note=note))
-    if agent == "tmrl":
+    if agent == "tmrl" and isinstance(frozen, LocalPolicy):
         job.export(out / "checkpoint", name=f"{task.partition(':')[0]}-steered", revision=str(seed))
     typer.echo(f"run: {out}")
 

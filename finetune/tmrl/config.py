@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path  # noqa: TC003  a run's settings are read by tools
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -59,32 +57,25 @@ class AgentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TmrlConfig:
-    """A run.
+    """The method.
 
     Attributes:
-        out: run folder.
-        decisions: in all; `warmup`: of them, the first, drawn uniformly within the bounds.
+        agent: see there.
+        warmup: decisions, the first, that are drawn uniformly within the bounds.
         updates: of critics and actor after each decision (UTD for each macro step).
-        actor_every: critic updates to one of the actor.
+        actor_every: critic updates to one of the actor; 20 on the real robots.
         batch: decisions of an update, half of them from episodes that succeeded where `half_solved`.
-        evaluate_every, episodes: decisions between evaluations, each followed by a checkpoint, and episodes of each.
+        capacity: decisions that are kept.
     """
 
-    out: Path
     agent: AgentConfig
-    decisions: int = 3000
     warmup: int = 100
     updates: int = 4
     actor_every: int = 1
     batch: int = 256
     capacity: int = 100_000
     half_solved: bool = False
-    evaluate_every: int = 500
-    episodes: int = 25
-    seed: int = 0
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What makes the run what it is, as JSON has it."""
-        facts: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
-        return {name: value for name, value in facts.items() if name != "out"}
+    def __post_init__(self) -> None:
+        if min(self.updates, self.actor_every, self.batch, self.capacity) < 1 or self.warmup < 0:
+            raise ValueError("updates, actor_every, batch, capacity: must be 1 or more; warmup: 0 or more")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 from clients.errors import RoboserveError
+from finetune.common.learning import JobConfig, LearningJob
 from finetune.common.macro import MacroEnv
 from finetune.common.rewards import RewardConfig
 from tests.serving.reward_running import RunningReward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from finetune.common.macro import Macro
 
@@ -80,6 +84,53 @@ def test_late_rewards_are_those_that_waiting_gives(running: RunningReward) -> No
         assert np.allclose(one.rewards, other.rewards, atol=1e-6)
         assert np.allclose(other.rewards, other.observations[1:, 0].astype(int) / 255, atol=1e-6)
         assert one.over == other.over
+
+
+class Pushes:
+    """A learner that pushes at random and keeps what it is given."""
+
+    execute, judged, modules, optimizers = 3, {"": "draw"}, {}, {}
+
+    def __init__(self) -> None:
+        self.chosen: list[np.ndarray] = []
+        self.kept: list[Macro] = []
+        self.saved_without = 0
+
+    def act(self, states: np.ndarray, generator: torch.Generator, mode: str) -> np.ndarray:
+        chunks = torch.rand((len(states), 3, 1), generator=generator).numpy()
+        if mode == "collect":
+            self.chosen.extend(chunks)
+        return chunks
+
+    def keep(self, macro: Macro) -> None:
+        self.kept.append(macro)
+
+    def learn(self, steps: int) -> list[dict[str, float]]:
+        return []
+
+    def facts(self) -> dict[str, float]:
+        return {}
+
+    def state(self) -> dict[str, dict[str, np.ndarray]]:
+        self.saved_without += len(self.chosen) - len(self.kept)
+        return {"kept": {"macros": np.array(len(self.kept))}}
+
+    def load(self, state: dict[str, dict[str, np.ndarray]]) -> None:
+        del state
+
+
+def test_a_job_keeps_every_step_once_in_order_and_paid_by_the_model(running: RunningReward, tmp_path: Path) -> None:
+    reward = RewardConfig(source=f"served:{running.url}", lag=4)
+    learner = Pushes()
+    config = JobConfig(out=tmp_path, steps=40, evaluate_every=20, episodes=2, reward=reward)
+    LearningJob(config, learner, Lamp, identity={}).train(lambda step, note: None)
+    assert len(learner.kept) == len(learner.chosen)
+    assert learner.saved_without == 0
+    for macro, chunk in zip(learner.kept, learner.chosen, strict=True):
+        assert np.allclose(macro.actions, chunk[: len(macro.actions)])
+        assert np.allclose(macro.rewards, macro.observations[1:, 0].astype(int) / 255, atol=1e-6)
+    with pytest.raises(ValueError, match="holds a run with other every, reward, shape"):
+        LearningJob(replace(config, reward=RewardConfig()), learner, Lamp, identity={})
 
 
 def test_without_a_model_the_environment_pays_at_once() -> None:

@@ -24,12 +24,12 @@ methods:
     module: finetune.tmrl
     options:
       policy: zoo:eight-goals
-      decisions: 12
+      steps: 90
       warmup: 8
       updates: 1
       batch: 8
       hidden: 16
-      evaluate-every: 6
+      evaluate-every: 45
       episodes: 2
 """
 
@@ -52,7 +52,7 @@ def test_every_run_is_made_once(study: Study, tmp_path: Path) -> None:
     assert "| goals | tmrl |" in text
     assert (tmp_path / "found" / "curves.png").stat().st_size > 5000
     assert [curve["seed"] for curve in json.loads((tmp_path / "found" / "curves.json").read_text())] == [0, 1]
-    method = study.methods["tmrl"].model_copy(update={"options": {**study.methods["tmrl"].options, "decisions": 13}})
+    method = study.methods["tmrl"].model_copy(update={"options": {**study.methods["tmrl"].options, "steps": 91}})
     with pytest.raises(ValueError, match="was run with other options"):
         run_study(study.model_copy(update={"methods": {"tmrl": method}}), jobs=1, report=lambda *words: None)
 

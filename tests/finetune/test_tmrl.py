@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from clients.policy import ActOptions, PolicyClient
 from finetune.baselines.dsrl import DsrlAgent
 from finetune.common.decisions import DecisionReplay, Decisions
 from finetune.common.environments.registry import make_env
+from finetune.common.learning import JobConfig
 from finetune.common.run import metrics
 from finetune.tmrl.agent import TmrlAgent
 from finetune.tmrl.base import LocalPolicy, ServedPolicy
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from finetune.tmrl.base import SteeredPolicy
-    from finetune.tmrl.train import MakeAgent
+    from finetune.tmrl.learner import MakeAgent
 
 TASK = "eight-goals:named=0,shift=4"
 SMALL = AgentConfig(hidden=32, layers=2, critics=3, temperature=0.05, learning_rate=1e-3)
@@ -46,14 +46,14 @@ def policy() -> LocalPolicy:
 def job(
     out: Path, agent: AgentConfig = SMALL, *, base: SteeredPolicy | None = None, make: MakeAgent = TmrlAgent
 ) -> TmrlJob:
-    sizes = {"decisions": 60, "warmup": 15, "updates": 1, "batch": 16, "evaluate_every": 20, "episodes": 3}
-    config = TmrlConfig(out=out, agent=agent, **sizes)
-    return TmrlJob(config, base or policy(), partial(make_env, TASK), task=TASK, agent=make)
+    config = JobConfig(out=out, steps=480, evaluate_every=160, episodes=3)
+    method = TmrlConfig(agent=agent, warmup=15, updates=1, batch=16)
+    return TmrlJob(config, method, base or policy(), task=TASK, agent=make)
 
 
 def played(made: TmrlJob) -> dict[str, np.ndarray]:
     made.train(lambda step, note: None)
-    return made.replay.state()
+    return made.learner.replay.state()
 
 
 def space(agent: AgentConfig) -> ChoiceSpace:
@@ -166,11 +166,11 @@ def test_half_of_a_batch_is_of_successes() -> None:
 def test_what_is_logged_shows_the_level(tmp_path: Path) -> None:
     played(job(tmp_path))
     rows = metrics(tmp_path)
-    assert [row["step"] // 20 for row in rows] == [1, 2, 3]
+    assert [row["step"] // 160 for row in rows] == [0, 1, 2, 3]
     for row in rows:
         assert 0 <= row["t_min"] <= row["t_mean"] <= row["t_max"] <= 1
         assert row["success_low"] <= row["success"] <= row["success_high"]
-        assert row["env_steps"] > row["step"]
+        assert row["decisions"] * 8 >= row["env_steps"]
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -178,17 +178,17 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     played(whole)
 
     def kill(step: int, _: str) -> None:
-        if step >= 50:
+        if step >= 400:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         job(tmp_path / "killed").train(kill)
     resumed = job(tmp_path / "killed")
-    assert 0 < resumed.progress.decisions < 50
-    kept, wanted = played(resumed), whole.replay.state()
+    assert 0 < resumed.counts.steps < 400
+    kept, wanted = played(resumed), whole.learner.replay.state()
     for name, value in wanted.items():
         assert np.array_equal(kept[name], value), name
-    assert parameters_hash(resumed.agent.actor) == parameters_hash(whole.agent.actor)
+    assert parameters_hash(resumed.learner.agent.actor) == parameters_hash(whole.learner.agent.actor)
     own, other = (
         [{name: value for name, value in row.items() if name != "seconds"} for row in metrics(tmp_path / name)]
         for name in ("whole", "killed")
@@ -202,7 +202,8 @@ def test_what_was_learned_is_served_and_tells_its_level(tmp_path: Path) -> None:
     learned.export(tmp_path / "policy", name="steered", revision="7")
     settings = {"checkpoint": str(tmp_path / "policy")}
     state = make_env(TASK).reset(seed=5)[0]
-    wanted = learned.space.spread(learned.agent.choose(state[None], None), np.random.default_rng(0))
+    learner = learned.learner
+    wanted = learner.space.spread(learner.agent.choose(state[None], None), np.random.default_rng(0))
     with RunningPolicy.serving("models.policies.steered:SteeredPolicy", settings) as served:
         client = PolicyClient(served.url)
         reply = client.act(images={}, state=state, instruction="", options=ActOptions(seed=0))
@@ -212,7 +213,7 @@ def test_what_was_learned_is_served_and_tells_its_level(tmp_path: Path) -> None:
             client.act(images={}, state=state, instruction="", options=told)
         client.close()
     assert reply.context_level == pytest.approx(wanted.level[0])
-    assert np.allclose(reply.actions, learned.policy.act(state[None], wanted)[0], atol=1e-5)
+    assert np.allclose(reply.actions, learner.policy.act(state[None], wanted)[0], atol=1e-5)
     other = checkpoint_folder("zoo:eight-goals-clone")
     shutil.copytree(other, tmp_path / "policy" / "base", dirs_exist_ok=True)
     with pytest.raises(ValueError, match="its actor steers"):
