@@ -53,6 +53,7 @@ def train(
     interval: Annotated[int | None, typer.Option(help="Decisions between sessions, instead of its own.")] = None,
     query_batch: Annotated[int | None, typer.Option(help="Pairs of a session, instead of its own.")] = None,
     max_labels: Annotated[int | None, typer.Option(help="Pairs in all, instead of its own.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of SAC, instead of the schedule's.")] = None,
     batch: Annotated[int | None, typer.Option(help="Batch of SAC, instead of the schedule's.")] = None,
     hidden: Annotated[str | None, typer.Option(help="Widths of SAC's layers as 256,256, instead of its own.")] = None,
     protocol: Annotated[str | None, typer.Option(help="How the labeller is asked; its own first.")] = None,
@@ -81,7 +82,7 @@ def train(
         "query_batch": query_batch,
         "max_labels": max_labels,
     }
-    given["sac_batch"] = batch
+    given["sac_rate"], given["sac_batch"] = learning_rate, batch
     given["hidden"] = None if hidden is None else tuple(int(width) for width in hidden.split(","))
     row = replace(SCHEDULES[schedule], **{name: value for name, value in given.items() if value is not None})
     config = RlVlmfConfig(

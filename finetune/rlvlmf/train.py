@@ -260,7 +260,8 @@ def _model(config: RlVlmfConfig, env: gymnasium.Env[Any, Any]) -> SAC:
         gamma=config.gamma,
         learning_starts=schedule.seed_steps,
         train_freq=config.train_every,
-        policy_kwargs={"net_arch": list(schedule.hidden)},
+        # One kernel for all parameters: with small layers, a step is mostly the starting of kernels.
+        policy_kwargs={"net_arch": list(schedule.hidden), "optimizer_kwargs": {"fused": True}},
         replay_buffer_class=PictureBuffer,
         replay_buffer_kwargs={"image_size": config.image_size},
         seed=_TRAINING_SEEDS * config.seed,
