@@ -163,6 +163,7 @@ class OgpoLearner:
         return loss, {
             "policy_loss": loss.item(),
             "clip_fraction": clipped.item(),
+            "clip_high": high,
             "ratio_mean": ratio.mean().item(),
             "ratio_least": ratio.min().item(),
             "ratio_most": ratio.max().item(),
