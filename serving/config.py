@@ -97,10 +97,29 @@ class OpenpiKeys(Strict):
     default_prompt: str | None = Field(None, description="used when a message carries none")
 
 
+class RevisionSettings(Strict):
+    """Where jobs publish better checkpoints of a policy, and who gets them; see `serving.revisions`."""
+
+    folder: str = Field(min_length=1, description="made by the first that publishes; on a cluster, a shared volume")
+    canary: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="share of new sessions that get the newest, the others get the pinned one, or the configured "
+        "checkpoint where none is pinned; null: all get the newest until one is pinned, and none from then on",
+    )
+    in_memory: int = Field(3, ge=3, description="the pinned, the newest, and room for the one to come")
+    poll_s: float = Field(2.0, gt=0, description="time between looks at the folder")
+    formats: dict[str, FactorySettings] = Field(
+        default_factory=dict, description="`format` of a checkpoint to its class, where it is not the policy's own"
+    )
+
+
 class PolicyArgs(ServiceArgs):
     """The `args` of a served policy."""
 
     policy: FactorySettings
+    revisions: RevisionSettings | None = None
     openpi: OpenpiKeys = OpenpiKeys()
 
 

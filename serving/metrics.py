@@ -103,6 +103,34 @@ class ServiceMetrics:
         return generate_latest(self.registry)
 
 
+class PolicyMetrics(ServiceMetrics):
+    """What a policy service counts beside: who gets which revision, and what was refused; arguments as before."""
+
+    def __init__(self, *, model: str, replica: str) -> None:
+        super().__init__(family="policy", model=model, replica=replica)
+        names = tuple(self._labels)
+        refused = Counter(
+            "roboserve_revisions_refused", "revisions that were not fit to be served", names, registry=self.registry
+        )
+        self._refused = refused.labels(*self._own)
+        loaded = Gauge("roboserve_revisions_loaded", "revisions in memory", names, registry=self.registry)
+        self._loaded = loaded.labels(*self._own)
+        self._by_revision = Gauge(
+            "roboserve_revision_sessions", "sessions by revision", (*names, "revision"), registry=self.registry
+        )
+
+    def on_refused_revision(self) -> None:
+        """Report a revision, or an index of revisions, that is not fit to be served."""
+        self._refused.inc()
+
+    def on_revisions(self, sessions: Mapping[str, int], *, loaded: int) -> None:
+        """Report sessions by revision, and how many revisions are in memory."""
+        self._loaded.set(loaded)
+        self._by_revision.clear()
+        for revision, number in sessions.items():
+            self._by_revision.labels(*self._own, revision).set(number)
+
+
 class RewardMetrics(ServiceMetrics):
     """What a reward service counts beside: frames encoded and frames re-used; arguments as for `ServiceMetrics`."""
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clients.contract import PROTOCOL
 from clients.errors import RoboserveError
@@ -21,18 +23,20 @@ from serving.dialects.messages import NativeMessages
 from serving.dialects.native import NativeDialect
 from serving.dialects.openpi import OpenpiDialect
 from serving.ingress import Ingress
-from serving.metrics import ServiceMetrics
+from serving.metrics import PolicyMetrics
 from serving.native_http import NativeRoute, read_map, standard_routes
-from serving.policy_model import checked_forward, contract_of, make_policy, warm_up
-from serving.requests import ActRequest, parse_act
-from serving.service import Dialect, Route
+from serving.requests import ActRequest, parse_act, require_supported
+from serving.revisions import Revisions
+from serving.service import Dialect, HttpReply, HttpRequest, Route
 from serving.sessions import ChunkMemory, SessionKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from clients.contract import PolicyContract
     from serving.auth import Principal
     from serving.config import PolicyArgs
+    from serving.revision_load import LoadedRevision
 
 logger = logging.getLogger("ray.serve")
 _INLINE_DECODE_BYTES = 4096
@@ -40,11 +44,19 @@ _INLINE_DECODE_BYTES = 4096
 _MAX_OBJECTS = 1024
 
 
+class _Work(NamedTuple):
+    """An item, and the revision that is to answer it."""
+
+    revision: LoadedRevision
+    item: ActItem
+
+
 @dataclass(frozen=True, kw_only=True)
 class ActOutcome:
-    """A chunk, the batch that it rode in, and times in ms."""
+    """A chunk, who answered, the batch that it rode in, and times in ms."""
 
     chunk: ActionChunk
+    model: dict[str, str]
     batch_size: int
     timings: dict[str, float]
 
@@ -62,33 +74,38 @@ class PolicyServer:
     def __init__(self, args: PolicyArgs, *, replica: str = "local") -> None:
         self.name = args.name
         self.limits = args.limits
-        self._policy = make_policy(args)
-        self.spec = self._policy.spec
-        self.contract = contract_of(self.spec, args)
-        self.metrics = ServiceMetrics(family=self.family, model=args.name, replica=replica)
+        self.metrics = PolicyMetrics(model=args.name, replica=replica)
+        started = time.perf_counter()
+        self.revisions = Revisions(args, self.metrics)
+        warm_ms = round((time.perf_counter() - started) * 1e3, 1)
+        self.spec = self.revisions.spec
         self._memory = ChunkMemory(args.limits.remembered_sessions)
         self._remembers = self.spec.supports_rtc or self.spec.stateful
         self._wire_limits = WireLimits(
             message_bytes=args.limits.message_bytes, objects=_MAX_OBJECTS, list_items=_MAX_OBJECTS
         )
         self._decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
-        self._batcher: Batcher[ActItem, ActionChunk] = Batcher(
-            checked_forward(self._policy), _batch_settings(args, inline=self.spec.light), observer=self.metrics
+        self._batcher: Batcher[_Work, ActionChunk] = Batcher(
+            _forward, _batch_settings(args, inline=self.spec.light), observer=self.metrics
         )
         self._native = NativeMessages(self)
         self.dialects: dict[str | None, Dialect] = {
-            PROTOCOL: NativeDialect(self, self.contract.to_map, self._native),
+            PROTOCOL: NativeDialect(self, self._described, self._native),
             None: OpenpiDialect(self, args.openpi),
         }
         self.routes = {
-            **standard_routes(self, self.contract.to_map),
+            **standard_routes(self, self._described),
             **{("POST", f"/{kind}"): Route(handler=self._route(kind)) for kind in ("act", "reset")},
+            ("GET", "/revisions"): Route(handler=self._list_revisions, access="operator"),
         }
         self.app = Ingress(self, limits=args.limits, keys=_keys(args), metrics=self.metrics)
-        started = time.perf_counter()
-        warm_up(self._policy)
-        warm_up_ms = round((time.perf_counter() - started) * 1e3, 1)
-        logger.info("policy ready", extra={"model": self.name, "warm_up_ms": warm_up_ms})
+        self.revisions.watch()
+        logger.info("policy ready", extra={"model": self.name, "load_ms": warm_ms})
+
+    @property
+    def contract(self) -> PolicyContract:
+        """What a robot that connects now is told."""
+        return self.revisions.contract
 
     def check_health(self) -> None:
         """Raise when this replica can serve no more: the batcher ended, or a forward hangs."""
@@ -100,6 +117,7 @@ class PolicyServer:
 
     async def close(self) -> None:
         """Fail what waits, let the running forward end, free threads."""
+        self.revisions.stop()
         await self._batcher.close()
         self._decoders.shutdown(wait=False)
 
@@ -142,6 +160,8 @@ class PolicyServer:
             raise RoboserveError("invalid_request", "session: is missing, and this request needs what it remembers")
         key = SessionKey(principal.id, request.session)
         options = request.options
+        revision = self.revisions.of(key if request.session else None)
+        require_supported(options, revision.spec)
         if request.executed is not None and options.leftover is None:
             options = replace(options, leftover=self._memory.leftover(key, request.executed))
         item = ActItem(observation=request.observation, session=str(key), adapter=request.adapter, options=options)
@@ -149,17 +169,22 @@ class PolicyServer:
         if request.deadline_ms is not None:
             deadline = time.monotonic() + request.deadline_ms / 1e3 - (time.perf_counter() - received)
         served = await self._batcher.submit(
-            item,
-            key=(request.adapter, options.integration_steps, options.leftover is not None),
+            _Work(revision, item),
+            key=(revision.id, request.adapter, options.integration_steps, options.leftover is not None),
             deadline=deadline,
             session=key if request.session else None,
         )
         if request.session and self._remembers:
             await self._forget(self._memory.remember(key, served.result.model_actions))
-        return ActOutcome(chunk=served.result, batch_size=served.batch_size, timings=_timings(served, decode_s))
+        return ActOutcome(
+            chunk=served.result,
+            model=revision.model,
+            batch_size=served.batch_size,
+            timings=_timings(served, decode_s),
+        )
 
     async def reset(self, session: str, principal: Principal) -> None:
-        """Forget a session's chunk and whatever the policy keeps of it.
+        """Forget a session's chunk and whatever the policy keeps of it; its next act gets the revision of that time.
 
         Raises:
             RoboserveError: `invalid_request` without a session, `unavailable` when closing.
@@ -176,9 +201,12 @@ class PolicyServer:
             await self.reset(session, principal)
 
     async def _forget(self, keys: Sequence[SessionKey]) -> None:
+        for key in keys:
+            self.revisions.release(key)
+
         def reset() -> None:
-            for key in keys:
-                self._policy.reset(str(key))
+            for policy, key in itertools.product(self.revisions.policies, keys):
+                policy.reset(str(key))
 
         if keys and self.spec.stateful:
             await self._batcher.call(reset)
@@ -189,9 +217,20 @@ class PolicyServer:
         with self.metrics.counted(received):
             yield
 
+    def _described(self) -> dict[str, Any]:
+        return self.contract.to_map()
+
+    async def _list_revisions(self, _request: HttpRequest) -> HttpReply:
+        return HttpReply(body=json.dumps(self.revisions.describe()).encode(), content_type="application/json")
+
     def _route(self, kind: str) -> NativeRoute:
         # an observation is decoded in less time than a thread takes it
         return NativeRoute(self._native, kind, self._wire_limits, inline_bytes=self.limits.message_bytes)
+
+
+def _forward(works: Sequence[_Work]) -> list[ActionChunk | Exception]:
+    """Run items of one revision, as the batcher's key sees to it."""
+    return works[0].revision.forward([work.item for work in works])
 
 
 def _keys(args: PolicyArgs) -> KeyRing:

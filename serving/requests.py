@@ -165,16 +165,8 @@ def _options(options: Mapping[str, Any], spec: PolicySpec) -> ActOptions:
     if not options:
         return ActOptions()
     refuse_unknown(options, _OPTION_ENTRIES, "options")
-    supported = {
-        "seed": spec.supports_seed,
-        "integration_steps": spec.integration_steps > 0,
-        "noise": spec.supports_noise,
-        **dict.fromkeys(_CONTEXT_OPTIONS, spec.context_size > 0),
-        **dict.fromkeys(_RTC_OPTIONS, spec.supports_rtc),
-    }
-    for name, honoured in supported.items():
-        if not honoured and options.get(name) is not None:
-            raise RoboserveError("invalid_request", f"options.{name}: policy {spec.id!r} does not support it")
+    supported = {**_drawing_options(spec), **dict.fromkeys(_RTC_OPTIONS, spec.supports_rtc)}
+    _refuse_unsupported(supported, options, spec)
     return ActOptions(
         seed=integer(options, "seed", 0, 2**63 - 1),
         integration_steps=integer(options, "integration_steps", 1, _MAX_STEPS),
@@ -185,6 +177,32 @@ def _options(options: Mapping[str, Any], spec: PolicySpec) -> ActOptions:
         context_level=number(options, "context_level", 0.0, 1.0),
         context_noise=_noise(options, "context_noise", (spec.context_size,)),
     )
+
+
+def require_supported(options: ActOptions, spec: PolicySpec) -> None:
+    """Refuse what a revision of the policy cannot do, though the configured checkpoint can.
+
+    Raises:
+        RoboserveError: `invalid_request`.
+    """
+    supported = _drawing_options(spec)
+    _refuse_unsupported(supported, {name: getattr(options, name) for name in supported}, spec)
+
+
+def _drawing_options(spec: PolicySpec) -> dict[str, bool]:
+    """Return the options on how a chunk is drawn, and whether a policy honours them."""
+    return {
+        "seed": spec.supports_seed,
+        "integration_steps": spec.integration_steps > 0,
+        "noise": spec.supports_noise,
+        **dict.fromkeys(_CONTEXT_OPTIONS, spec.context_size > 0),
+    }
+
+
+def _refuse_unsupported(supported: Mapping[str, bool], options: Mapping[str, Any], spec: PolicySpec) -> None:
+    for name, honoured in supported.items():
+        if not honoured and options.get(name) is not None:
+            raise RoboserveError("invalid_request", f"options.{name}: policy {spec.id!r} does not support it")
 
 
 def _noise(options: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:

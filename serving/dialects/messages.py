@@ -100,11 +100,6 @@ class NativeMessages:
 
     def __init__(self, server: PolicyServer) -> None:
         self._server = server
-        self._model = {
-            "id": server.name,
-            "revision": server.spec.revision,
-            "content_hash": server.spec.content_hash,
-        }
 
     async def answer(self, message: dict[str, Any], principal: Principal, *, session: str, received: float) -> Answer:
         """Answer one decoded message, errors included.
@@ -136,7 +131,7 @@ class NativeMessages:
             "type": "action",
             "request_id": request.request_id,
             "actions": outcome.chunk.actions,
-            "model": self._model,
+            "model": outcome.model,
             "batch_size": outcome.batch_size,
         }
         if request.return_model_actions:

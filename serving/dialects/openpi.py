@@ -46,13 +46,12 @@ class OpenpiDialect:
         if sorted(self._images.values()) != sorted(self._sizes):
             given, needed = sorted(self._images.values()), sorted(self._sizes)
             raise ValueError(f"openpi.images: names the cameras {given}, the policy has {needed}")
-        describe = {"images": self._images, "state": keys.state, "prompt": keys.prompt}
-        self._metadata = encode({**server.contract.to_map(), "openpi_keys": describe})
+        self._described = {"images": self._images, "state": keys.state, "prompt": keys.prompt}
 
     async def serve(self, session: WebsocketSession) -> None:
         """Speak until the peer leaves or an error ends the session."""
         try:
-            await session.send(self._metadata)
+            await session.send(encode({**self._server.contract.to_map(), "openpi_keys": self._described}))
             await self._converse(session)
         except PeerGoneError:
             raise

@@ -140,11 +140,12 @@ async def test_what_a_policy_remembers_is_bounded_and_ends_with_the_connection(t
     await session.ask(act())
     for index in range(50):
         await session.ask(act(session=f"s{index}"))
-    assert len(served._policy._next_row) <= 5
+    (policy,) = served.revisions.policies
+    assert len(policy._next_row) <= 5
     await session.ask(act())
-    own = set(served._policy._next_row)
+    own = set(policy._next_row)
     await session.end()
-    assert len(served._policy._next_row) == len(own) - 1
+    assert len(policy._next_row) == len(own) - 1
     await served.close()
 
 
