@@ -131,7 +131,9 @@ def demo(
 def bench(
     context: typer.Context,
     name: Annotated[
-        Literal["overhead", "fleet", "client_cost", "control_loop", "relabel", "relabel_kill", "rewards", "vlm"],
+        Literal[
+            "overhead", "fleet", "client_cost", "control_loop", "ogpo", "relabel", "relabel_kill", "rewards", "vlm"
+        ],
         typer.Argument(help="Which benchmark."),
     ],
 ) -> None:
