@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from finetune.common.publish import AlwaysOption, OverOption, PublishOption  # noqa: TC001  typer reads them
 from robot_client.robots.metaworld_tasks import TASKS
 
 if TYPE_CHECKING:
@@ -50,12 +51,19 @@ def train(
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     *,
     revision: Annotated[str, typer.Option(help="Version of the weights.")] = "1",
+    publish: PublishOption = None,
+    publish_always: AlwaysOption = False,
+    publish_over: OverOption = None,
+    episodes: Annotated[int, typer.Option(help="Of each task, by which what is to be published is judged.")] = 10,
 ) -> None:
     """Train on demonstrations."""
     from finetune.bc.collect import dataset_folders
     from finetune.bc.train import TrainConfig
     from finetune.bc.train import train as run
+    from finetune.common.publish import considering, publisher
+    from models.revisions import copied
 
+    to = publisher(publish, job=out, always=publish_always, over=publish_over)
     folders = dataset_folders(data, _tasks(tasks))
     config = TrainConfig(
         data=tuple(folders),
@@ -72,6 +80,19 @@ def train(
         bar = progress.add_task("train", total=steps, loss=float("nan"))
         folder = run(config, report=lambda step, loss: progress.update(bar, completed=step, loss=loss))
     Console().print(f"checkpoint: {folder}")
+    published = considering(to, copied(folder), say=Console().print)
+    if published is not None:
+        published({} if publish_always else _judge(str(folder), _tasks(tasks), episodes))
+
+
+def _judge(checkpoint: str, tasks: tuple[str, ...], episodes: int) -> dict[str, float]:
+    from finetune.bc.evaluate import EvaluateConfig, wilson
+    from finetune.bc.evaluate import evaluate as run
+
+    results = run(EvaluateConfig(checkpoint=checkpoint, tasks=tasks, episodes=episodes))
+    solved, played = sum(result.successes for result in results), sum(result.episodes for result in results)
+    low, high = wilson(solved, played)
+    return {"success": solved / played, "success_low": low, "success_high": high, "episodes": float(played)}
 
 
 @app.command()

@@ -148,15 +148,22 @@ class LearningJob:
         self.run = Run(config.out, {**settings, **identity, **reward})
         self._restore()
 
-    def train(self, report: Callable[[int, str], None]) -> None:
+    def train(
+        self,
+        report: Callable[[int, str], None],
+        *,
+        evaluated: Callable[[Mapping[str, float]], object] | None = None,
+    ) -> None:
         """Go on to the last step; evaluate at the start, every so often, and at the end.
 
         Args:
             report: told steps made, and a word about how it goes.
+            evaluated: told the figures of each evaluation, before the state is saved: a run that is killed in between
+                tells them again.
         """
         started, facts = time.monotonic() - self.counts.seconds, _Means()
         if not self.counts.steps:
-            self._checkpoint(facts)
+            self._checkpoint(facts, evaluated)
         while self.counts.steps < self.config.steps:
             before = self.counts.steps
             self._episode(facts)
@@ -164,7 +171,7 @@ class LearningJob:
             every = self.config.evaluate_every
             if before // every != self.counts.steps // every or self.counts.steps >= self.config.steps:
                 self.counts.seconds = time.monotonic() - started
-                self._checkpoint(facts)
+                self._checkpoint(facts, evaluated)
                 facts = _Means()
         self.run.close()
         if self._client is not None:
@@ -190,7 +197,7 @@ class LearningJob:
         for macro in self._env.labelled(wait=wait):
             self.learner.keep(macro)
 
-    def _checkpoint(self, facts: _Means) -> None:
+    def _checkpoint(self, facts: _Means, evaluated: Callable[[Mapping[str, float]], object] | None) -> None:
         row: dict[str, float] = {"step": self.counts.steps, "env_steps": self.counts.steps}
         for before, mode in self.learner.judged.items():
             row |= {f"{before}{name}": value for name, value in self._evaluate(mode).items()}
@@ -199,6 +206,8 @@ class LearningJob:
         row |= {**facts.means, **self.learner.facts(), "online_episodes": self.counts.episodes}
         self.run.log({**row, "seconds": round(self.counts.seconds, 1)})
         self._keep(wait="all")
+        if evaluated is not None:
+            evaluated(row)
         self._save()
 
     def _evaluate(self, mode: Mode) -> dict[str, float]:

@@ -8,6 +8,11 @@ from typing import Annotated, Literal
 import typer
 
 from finetune.bars import progress_bars
+from finetune.common.publish import (  # noqa: TC001  typer reads them
+    AlwaysOption,
+    OverOption,
+    PublishOption,
+)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 TaskOption = Annotated[str, typer.Option(help="NAME or NAME:key=value,key=value; its expert shows how.")]
@@ -37,18 +42,28 @@ def pretrain(
     batch: Annotated[int, typer.Option(help="Windows in a step.")] = 256,
     width: Annotated[int, typer.Option(help="Of the network.")] = 128,
     seed: SeedOption = 0,
+    publish: PublishOption = None,
+    publish_always: AlwaysOption = False,
+    publish_over: OverOption = None,
+    episodes: Annotated[int, typer.Option(help="By which a policy that is to be published is judged.")] = 50,
 ) -> None:
     """Let the task's expert play, and clone it; run again to go on where it stopped."""
+    from functools import partial
+
     import torch
 
     from finetune.common.demonstrations import demonstrate
     from finetune.common.environments.registry import make_env
+    from finetune.common.publish import considering, publisher
+    from finetune.csp.levels import judge
     from finetune.csp.train import PretrainConfig
     from finetune.csp.train import pretrain as run
     from models.policies.context_noise import ContextSchedule
     from models.policies.denoising import DiffusionSteps, FlowSteps
+    from models.revisions import copied
 
     torch.set_num_threads(1)
+    to = publisher(publish, job=out, always=publish_always, over=publish_over)
     shown = demonstrate(make_env(task), episodes=demonstrations, chunk_length=chunk, seed=seed, noise=noise)
     typer.echo(f"{len(shown.states)} windows of {demonstrations} episodes, {shown.success:.0%} of which succeeded")
     config = PretrainConfig(
@@ -68,6 +83,9 @@ def pretrain(
         bar = bars.add_task(task, total=steps, note="")
         folder = run(config, shown, lambda step, loss: bars.update(bar, completed=step, note=f"loss {loss:.4f}"))
     typer.echo(f"policy: {folder}")
+    published = considering(to, copied(folder), say=typer.echo)
+    if published is not None:
+        published(judge(folder, partial(make_env, task), episodes=episodes, seed=seed))
 
 
 def _columns(text: str) -> tuple[int, int]:

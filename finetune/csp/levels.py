@@ -10,10 +10,12 @@ import numpy as np
 
 from finetune.common.intervals import wilson
 from finetune.common.macro import MacroEnv
+from finetune.tmrl.base import LocalPolicy
 from models.policies.steered.choice import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import gymnasium
 
@@ -78,6 +80,13 @@ def by_level(
             )
         )
     return results
+
+
+def judge(folder: Path, make: Callable[[], gymnasium.Env[Any, Any]], *, episodes: int, seed: int) -> dict[str, float]:
+    """Return the success of a checkpoint folder at level 0 with its 95 % interval, and the episodes played."""
+    (told,) = by_level(LocalPolicy(folder), make, [0.0], episodes=episodes, seed=seed)
+    figures = {"success": told.success, "success_low": told.low, "success_high": told.high}
+    return {**figures, "episodes": float(told.episodes)}
 
 
 def _play(

@@ -15,6 +15,11 @@ from finetune.common.options import (  # noqa: TC001  typer reads them
     RewardOption,
     ServerOption,
 )
+from finetune.common.publish import (  # noqa: TC001  typer reads them
+    AlwaysOption,
+    OverOption,
+    PublishOption,
+)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -55,6 +60,9 @@ def train(
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 1000,
     episodes: Annotated[int, typer.Option(help="Episodes of an evaluation.")] = 50,
     seed: Annotated[int, typer.Option(help="Of weights, chains and scenes.")] = 0,
+    publish: PublishOption = None,
+    publish_always: AlwaysOption = False,
+    publish_over: OverOption = None,
 ) -> None:
     """Train one policy, from an empty replay."""
     from dataclasses import replace
@@ -63,6 +71,7 @@ def train(
 
     from finetune.common.learning import JobConfig
     from finetune.common.options import reward_config
+    from finetune.common.publish import considering, publisher
     from finetune.ogpo.config import OgpoConfig, small
     from finetune.ogpo.config import variant as as_variant
     from finetune.ogpo.train import OgpoJob, denoising
@@ -85,11 +94,16 @@ def train(
     config = JobConfig(out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid)
     folder = checkpoint_folder(policy)
     chain = denoising(folder, noise=denoising_noise or None, correction=correction, last=last or None)
+    to = publisher(publish, job=out, always=publish_always, over=publish_over)
     job = OgpoJob(config, method, folder, task=task, steps=chain)
     with progress_bars() as bars:
         bar = bars.add_task(task, total=steps, note="")
-        job.train(lambda step, note: bars.update(bar, completed=step, note=note))
-    typer.echo(f"run: {out}; policy: {job.export()}")
+        job.train(
+            lambda step, note: bars.update(bar, completed=step, note=note),
+            evaluated=considering(to, job.export, say=bars.console.print),
+        )
+    job.export(out / "checkpoint")
+    typer.echo(f"run: {out}; policy: {out / 'checkpoint'}")
 
 
 if __name__ == "__main__":

@@ -43,16 +43,15 @@ class OgpoJob(LearningJob):
         self.ogpo = OgpoLearner(method, policy, network, seed=config.seed)
         super().__init__(config, self.ogpo, partial(make_env, task), identity=identity)
 
-    def export(self) -> Path:
-        """Write the averaged policy as a checkpoint that is served like the one it came from; return its folder."""
-        policy, folder = self.ogpo.policy, self.config.out / "checkpoint"
+    def export(self, folder: Path) -> None:
+        """Write the averaged policy as a checkpoint that is served like the one it came from."""
+        policy = self.ogpo.policy
         config = replace(policy.config, denoising=policy.steps)
         card = (
             f"# {config.id}\n\nOGPO, {self.counts.steps} steps of the environment, {self.ogpo.experience.updates} "
             f"updates, seed {self.config.seed}, from the policy {policy.content_hash}.\n"
         )
         save_state_policy(folder, config, self.ogpo.average, card=card)
-        return folder
 
 
 def denoising(

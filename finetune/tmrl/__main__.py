@@ -15,6 +15,11 @@ from finetune.common.options import (  # noqa: TC001  typer reads them
     RewardOption,
     ServerOption,
 )
+from finetune.common.publish import (  # noqa: TC001  typer reads them
+    AlwaysOption,
+    OverOption,
+    PublishOption,
+)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -59,13 +64,19 @@ def train(
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 1000,
     episodes: Annotated[int, typer.Option(help="Episodes of an evaluation.")] = 25,
     seed: Annotated[int, typer.Option(help="Of weights, choices and scenes.")] = 0,
+    publish: PublishOption = None,
+    publish_always: AlwaysOption = False,
+    publish_over: OverOption = None,
 ) -> None:
     """Train one agent."""
+    from functools import partial
+
     import torch
 
     from finetune.baselines.dsrl import DsrlAgent
     from finetune.common.learning import JobConfig
     from finetune.common.options import reward_config
+    from finetune.common.publish import considering, publisher
     from finetune.tmrl.agent import TmrlAgent
     from finetune.tmrl.base import LocalPolicy, ServedPolicy
     from finetune.tmrl.config import AgentConfig, TmrlConfig
@@ -96,12 +107,20 @@ def train(
     config = JobConfig(out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid)
     frozen = ServedPolicy(policy) if "://" in policy else LocalPolicy(checkpoint_folder(policy))
     chosen = DsrlAgent if agent == "dsrl" else TmrlAgent
+    to = publisher(publish, job=out, always=publish_always, over=publish_over)
+    exports = agent == "tmrl" and isinstance(frozen, LocalPolicy)
+    if to is not None and not exports:
+        raise typer.BadParameter("publish: needs the agent tmrl, and a frozen policy that is here")
     job = TmrlJob(config, method, frozen, task=task, agent=chosen)
+    export = partial(job.export, name=f"{task.partition(':')[0]}-steered", revision=str(seed))
     with progress_bars() as bars:
         bar = bars.add_task(task, total=steps, note="")
-        job.train(lambda step, note: bars.update(bar, completed=step, note=note))
-    if agent == "tmrl" and isinstance(frozen, LocalPolicy):
-        job.export(out / "checkpoint", name=f"{task.partition(':')[0]}-steered", revision=str(seed))
+        job.train(
+            lambda step, note: bars.update(bar, completed=step, note=note),
+            evaluated=considering(to, export, say=bars.console.print),
+        )
+    if exports:
+        export(out / "checkpoint")
     typer.echo(f"run: {out}")
 
 
