@@ -57,6 +57,8 @@ def train(
     reward_weight: Annotated[float, typer.Option(help="Factor of what a served model pays.")] = 1.0,
     every: EveryOption = 1,
     lag: LagOption = 32,
+    aggregate: Annotated[Literal["mean", "min"], typer.Option(help="Of the critics in their target.")] = "mean",
+    standardise: Annotated[bool, typer.Option("--standardise", help="Advantages by their group's deviation.")] = False,
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 1000,
     episodes: Annotated[int, typer.Option(help="Episodes of an evaluation.")] = 50,
     seed: Annotated[int, typer.Option(help="Of weights, chains and scenes.")] = 0,
@@ -79,7 +81,7 @@ def train(
 
     torch.set_num_threads(1)
     method = as_variant(small() if settings == "small" else OgpoConfig(), variant)
-    method = replace(method, best_of=best_of, next_actions=next_actions)
+    method = replace(method, best_of=best_of, next_actions=next_actions, aggregate=aggregate, standardise=standardise)
     if updates:
         method = replace(method, experience=replace(method.experience, updates=updates))
     paid = reward_config(
