@@ -10,6 +10,8 @@ import typer
 from roboserve.cli_evaluate import convert_app, evaluate_app
 from roboserve.cli_models import app as models_app
 from roboserve.cli_options import KeyFileOption  # noqa: TC001  typer reads annotations
+from roboserve.cli_training import app as training_app
+from roboserve.cli_training import jobs_app, policies_app
 
 app = typer.Typer(
     name="roboserve",
@@ -21,6 +23,9 @@ app = typer.Typer(
 keys_app = typer.Typer(help="API keys: made once, stored as a hash.", no_args_is_help=True)
 k8s_app = typer.Typer(help="Kubernetes manifests, made from the same configuration.", no_args_is_help=True)
 app.add_typer(models_app)
+app.add_typer(training_app)
+app.add_typer(policies_app, name="policies")
+app.add_typer(jobs_app, name="jobs")
 app.add_typer(convert_app, name="convert")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(keys_app, name="keys")
@@ -132,7 +137,16 @@ def bench(
     context: typer.Context,
     name: Annotated[
         Literal[
-            "overhead", "fleet", "client_cost", "control_loop", "ogpo", "relabel", "relabel_kill", "rewards", "vlm"
+            "overhead",
+            "fleet",
+            "client_cost",
+            "control_loop",
+            "ogpo",
+            "relabel",
+            "relabel_kill",
+            "rewards",
+            "tmrl",
+            "vlm",
         ],
         typer.Argument(help="Which benchmark."),
     ],

@@ -11,34 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from benchmarks.support.plain_critics import separate
 from models.policies.denoising import FlowSteps
 
 if TYPE_CHECKING:
-    from finetune.common.critics import CriticEnsemble
     from finetune.common.experience import Batch
     from finetune.ogpo.agent import OgpoLearner
     from models.policies.state_flow.network import StateFlowNetwork
 
 _CUT = 3.0
-
-
-def separate(ensemble: CriticEnsemble) -> list[nn.Module]:
-    """Return an ensemble's heads as perceptrons of their own, with the same weights."""
-    heads: list[nn.Module] = []
-    for head in range(ensemble.heads):
-        layers: list[nn.Module] = []
-        for depth, (weight, bias) in enumerate(zip(ensemble.weights, ensemble.biases, strict=True)):
-            linear = nn.Linear(weight.shape[1], weight.shape[2])
-            linear.load_state_dict({"weight": weight[head].T, "bias": bias[head, 0]})
-            layers.append(linear)
-            if depth < len(ensemble.gains):
-                norm = nn.LayerNorm(weight.shape[2])
-                norm.load_state_dict(
-                    {"weight": ensemble.gains[depth][head, 0], "bias": ensemble.offsets[depth][head, 0]}
-                )
-                layers += [norm, nn.ReLU()]
-        heads.append(nn.Sequential(*layers))
-    return heads
 
 
 class PlainOgpo:

@@ -38,7 +38,8 @@ class CriticEnsemble(nn.Module):
             raise ValueError(f"inputs, heads, hidden, layers: {inputs}, {heads}, {hidden}, {layers}, must be 1 or more")
         if activation not in _ACTIVATIONS:
             raise ValueError(f"activation: {activation!r}, must be one of {', '.join(_ACTIVATIONS)}")
-        self.heads, self._activation = heads, _ACTIVATIONS[activation]
+        self.heads, self.activation = heads, activation
+        self._activate = _ACTIVATIONS[activation]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         self.gains, self.offsets = nn.ParameterList(), nn.ParameterList()
         for read, written in zip([inputs, *[hidden] * layers], [*[hidden] * layers, 1], strict=True):
@@ -55,5 +56,5 @@ class CriticEnsemble(nn.Module):
         for weight, bias, gain, offset in zip(self.weights, self.biases, self.gains, self.offsets, strict=False):
             hidden = torch.baddbmm(bias, hidden, weight)
             normal = functional.layer_norm(hidden, hidden.shape[-1:])
-            hidden = self._activation(torch.addcmul(offset, normal, gain))
+            hidden = self._activate(torch.addcmul(offset, normal, gain))
         return torch.baddbmm(self.biases[-1], hidden, self.weights[-1]).squeeze(-1)

@@ -76,7 +76,7 @@ class TmrlAgent:
         after = torch.from_numpy(batch.after)
         with torch.no_grad():
             choices, scores = self.actor(after, noise)
-            value = self.target(self._inputs(after, choices)).min(dim=0).values
+            value = self.target(self.inputs(after, choices)).min(dim=0).values
             if self.config.entropy_backup:
                 value = value - (self.log_temperatures.exp()[:, None] * scores).sum(dim=0)
             alive = 1 - torch.from_numpy(batch.done)
@@ -87,7 +87,7 @@ class TmrlAgent:
         """Take one step of the critics, and of actor and temperatures where `actor`; return what is logged."""
         states, shape = torch.from_numpy(batch.states), (len(batch.states), self.space.size)
         target = self.targets(batch, torch.randn(shape, generator=generator))
-        values = self.critics(self._inputs(states, torch.from_numpy(batch.choices)))
+        values = self.critics(self.inputs(states, torch.from_numpy(batch.choices)))
         loss = (values - target).square().mean()
         _step(self.optimizers["critics"], loss)
         facts: dict[str, Any] = {"critic_loss": loss.item(), "value": values.mean().item()}
@@ -98,7 +98,7 @@ class TmrlAgent:
 
     def _improve(self, states: Tensor, noise: Tensor) -> dict[str, float]:
         choices, scores = self.actor(states, noise)
-        value = self.critics(self._inputs(states, choices)).min(dim=0).values
+        value = self.critics(self.inputs(states, choices)).min(dim=0).values
         temperatures = self.log_temperatures.exp().detach()
         loss = ((temperatures[:, None] * scores).sum(dim=0) - value).mean()
         parameters = list(self.actor.parameters())
@@ -113,7 +113,7 @@ class TmrlAgent:
         facts |= {f"temperature_{name}": value.item() for name, value in zip(names, temperatures, strict=False)}
         return {"actor_loss": loss.item(), **facts}
 
-    def _inputs(self, states: Tensor, choices: Tensor) -> Tensor:
+    def inputs(self, states: Tensor, choices: Tensor) -> Tensor:
         """States and choices, the level among them as sines and cosines of 100 t."""
         space = self.space
         if not space.level:

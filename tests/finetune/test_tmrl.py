@@ -113,7 +113,7 @@ def test_the_target_is_the_smallest_critic_without_entropy_discounted_once() -> 
     batch = decisions()
     with torch.no_grad():
         choices, scores = agent.actor(torch.from_numpy(batch.after), noise)
-        values = agent.target(agent._inputs(torch.from_numpy(batch.after), choices))
+        values = agent.target(agent.inputs(torch.from_numpy(batch.after), choices))
     lowest = values.min(dim=0).values
     assert len(values) == 3
     paid = torch.from_numpy(batch.rewards)
