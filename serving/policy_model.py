@@ -40,6 +40,7 @@ def contract_of(spec: PolicySpec, args: PolicyArgs) -> PolicyContract:
         "integration_steps": spec.integration_steps > 0,
         "noise": spec.supports_noise,
         "context_noise": spec.context_size > 0,
+        "path": spec.follows_path,
         "reset": True,
     }
     return PolicyContract(

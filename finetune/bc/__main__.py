@@ -55,9 +55,11 @@ def train(
     publish_always: AlwaysOption = False,
     publish_over: OverOption = None,
     episodes: Annotated[int, typer.Option(help="Of each task, by which what is to be published is judged.")] = 10,
+    path: Annotated[bool, typer.Option("--path", help="Draw the gripper's path on every image.")] = False,
 ) -> None:
     """Train on demonstrations."""
     from finetune.bc.collect import dataset_folders
+    from finetune.bc.paths import PathNoise
     from finetune.bc.train import TrainConfig
     from finetune.bc.train import train as run
     from finetune.common.publish import considering, publisher
@@ -74,6 +76,8 @@ def train(
         threads=threads,
         checkpoint_every=checkpoint_every,
         revision=revision,
+        model_id="metaworld-flow-path" if path else "metaworld-flow",
+        path=PathNoise() if path else None,
     )
     columns = (TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:

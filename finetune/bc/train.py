@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 
 from finetune.bc.frames import Frames, load_frames
+from finetune.bc.paths import DemonstratedPaths, PathNoise, draw_paths, usual_camera
 from finetune.bc.run_folder import RunFolder, TrainState
 from models.policies.contract import CameraSpec, VectorSpec
 from models.policies.flow_vla.checkpoint import CheckpointConfig, InferenceDefaults, Normalizer, save_checkpoint
@@ -47,6 +48,7 @@ class TrainConfig:
         ema: decay of the averaged weights, which are the ones that are kept.
         shift: largest random shift of the images, pixels; `brightness`: largest relative change; `state_noise`:
             standard deviation of the noise on the normalised state.
+        path: how inexact the demonstrated paths are that are drawn on the images; None trains a policy without paths.
         checkpoint_every: steps between checkpoints.
         seed, threads: of PyTorch.
     """
@@ -70,6 +72,7 @@ class TrainConfig:
     shift: int = 3
     brightness: float = 0.15
     state_noise: float = 0.02
+    path: PathNoise | None = None
     checkpoint_every: int = 500
     seed: int = 0
     threads: int = 1
@@ -92,6 +95,7 @@ def train(config: TrainConfig, *, report: Callable[[int, float], None] | None = 
     torch.manual_seed(config.seed)
     folder = RunFolder(config.out, _identity(config))
     frames = load_frames(config.data, config.image_size, config.cache or config.out / "frames")
+    paths = None if config.path is None else DemonstratedPaths(frames, usual_camera())
     checkpoint = checkpoint_config(config, frames)
     network = FlowVLANetwork(checkpoint.network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -100,7 +104,7 @@ def train(config: TrainConfig, *, report: Callable[[int, float], None] | None = 
     words = torch.from_numpy(checkpoint.tokenizer(frames.instructions))
     started = time.monotonic() - state.seconds
     while state.step < config.steps:
-        loss = _step(config, frames, checkpoint, words, state)
+        loss = _step(config, frames, paths, checkpoint, words, state)
         state.advance(loss, ema=config.ema)
         state.seconds = time.monotonic() - started
         folder.log(state, learning_rate(config, state.step - 1))
@@ -146,6 +150,7 @@ def checkpoint_config(config: TrainConfig, frames: Frames) -> CheckpointConfig:
         action_normalizer=_normalizer(frames.action),
         control_hz=INTERFACE.control_hz,
         inference=InferenceDefaults(execute=config.execute, integration_steps=config.integration_steps),
+        path=config.path is not None,
     )
 
 
@@ -159,12 +164,18 @@ def _normalizer(values: NDArray[np.float32]) -> Normalizer:
 
 
 def _step(
-    config: TrainConfig, frames: Frames, checkpoint: CheckpointConfig, words: torch.Tensor, state: TrainState
+    config: TrainConfig,
+    frames: Frames,
+    paths: DemonstratedPaths | None,
+    checkpoint: CheckpointConfig,
+    words: torch.Tensor,
+    state: TrainState,
 ) -> float:
     random = np.random.default_rng([config.seed, state.step])
     noise = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
     chosen = random.integers(0, len(frames.state), config.batch)
-    images = augment(torch.from_numpy(frames.images[chosen]), random, shift=config.shift, brightness=config.brightness)
+    seen = _seen(config, frames, paths, chosen, state.step)
+    images = augment(torch.from_numpy(seen), random, shift=config.shift, brightness=config.brightness)
     body = torch.from_numpy(checkpoint.state_normalizer.normalize(frames.state[chosen]))
     body = body + config.state_noise * torch.randn(body.shape, generator=noise)
     chunk = checkpoint.action_normalizer.normalize(frames.chunks(chosen, config.chunk_length))
@@ -178,6 +189,16 @@ def _step(
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
     state.optimizer.step()
     return loss.item()
+
+
+def _seen(
+    config: TrainConfig, frames: Frames, paths: DemonstratedPaths | None, chosen: NDArray[np.int64], step: int
+) -> NDArray[np.uint8]:
+    images = frames.images[chosen]
+    if paths is None or config.path is None:
+        return images
+    random = np.random.default_rng([config.seed, step, 1])
+    return draw_paths(images, [config.path.applied(path, random) for path in paths.of(chosen)])
 
 
 def augment(images: torch.Tensor, random: np.random.Generator, *, shift: int, brightness: float) -> torch.Tensor:
