@@ -77,6 +77,17 @@ class Standing:
         """The revision that was published last."""
         return self.revisions[-1].id if self.revisions else BASE
 
+    def share_of_newest(self, configured: float | None) -> float:
+        """Return the share of new sessions that get the newest revision; the others get the pinned one, or the base.
+
+        Args:
+            configured: canary share of the policy's configuration; None: all until a revision is pinned, then none.
+        """
+        share = configured if self.pin.canary is None else self.pin.canary
+        if share is not None:
+            return share
+        return 1.0 if self.pin.revision is None else 0.0
+
     def find(self, revision: str) -> Revision | None:
         """Return a revision by its id; None for the base.
 

@@ -189,13 +189,10 @@ class Revisions:
 
     def _plan(self, standing: Standing) -> tuple[str, str, float]:
         """Return stable, newest and the share of the newest; what was refused is passed over."""
-        pin, configured = standing.pin, None if self._settings is None else self._settings.canary
-        share = pin.canary if pin.canary is not None else configured
-        if share is None:
-            share = 1.0 if pin.revision is None else 0.0
+        share = standing.share_of_newest(None if self._settings is None else self._settings.canary)
         known = (BASE, *(revision.id for revision in standing.revisions))
         newest = next((name for name in reversed(known) if name not in self._refused), self._given.newest.id)
-        stable = pin.revision or BASE
+        stable = standing.pin.revision or BASE
         if stable in self._refused:
             stable = self._given.stable.id
         if share >= 1.0:
