@@ -19,6 +19,7 @@ from torch.nn import functional
 from finetune.bc.frames import Frames, load_frames
 from finetune.bc.paths import DemonstratedPaths, PathNoise, draw_paths, usual_camera
 from finetune.bc.run_folder import RunFolder, TrainState
+from models.policies.context_noise import ContextSchedule  # noqa: TC001  a run's settings are read by tools
 from models.policies.contract import CameraSpec, VectorSpec
 from models.policies.flow_vla.checkpoint import CheckpointConfig, InferenceDefaults, Normalizer, save_checkpoint
 from models.policies.flow_vla.flow import flow_loss
@@ -48,6 +49,8 @@ class TrainConfig:
         ema: decay of the averaged weights, which are the ones that are kept.
         shift: largest random shift of the images, pixels; `brightness`: largest relative change; `state_noise`:
             standard deviation of the noise on the normalised state.
+        context: schedule of the noise on what is seen and read, its level drawn for each observation (context-smoothed
+            pre-training, arXiv 2605.12236); None trains without.
         path: how inexact the demonstrated paths are that are drawn on the images; None trains a policy without paths.
         checkpoint_every: steps between checkpoints.
         seed, threads: of PyTorch.
@@ -72,6 +75,7 @@ class TrainConfig:
     shift: int = 3
     brightness: float = 0.15
     state_noise: float = 0.02
+    context: ContextSchedule | None = None
     path: PathNoise | None = None
     checkpoint_every: int = 500
     seed: int = 0
@@ -135,6 +139,7 @@ def checkpoint_config(config: TrainConfig, frames: Frames) -> CheckpointConfig:
         chunk_length=config.chunk_length,
         word_buckets=tokenizer.buckets,
         words=tokenizer.length,
+        context=config.context,
         **config.network,
     )
     side = config.image_size
@@ -181,7 +186,13 @@ def _step(
     chunk = checkpoint.action_normalizer.normalize(frames.chunks(chosen, config.chunk_length))
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step)
-    prefix = state.network.encode(images, body, words[frames.instruction[chosen]])
+    told = words[frames.instruction[chosen]]
+    if config.context is None:
+        prefix = state.network.encode(images, body, told)
+    else:
+        level = torch.rand(config.batch, generator=noise)
+        smoothing = torch.randn(config.batch, state.network.context_size, generator=noise)
+        prefix = state.network.encode(images, body, told, level=level, context_noise=smoothing)
     mask = torch.ones(chunk.shape[:2])
     loss = flow_loss(state.network, prefix, torch.from_numpy(chunk), mask, samples=config.flow_samples, generator=noise)
     state.optimizer.zero_grad()

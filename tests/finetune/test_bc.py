@@ -18,7 +18,10 @@ from finetune.bc.evaluate import FIRST_SEED as EVALUATION_SEED
 from finetune.bc.evaluate import wilson
 from finetune.bc.frames import load_frames
 from finetune.bc.train import TrainConfig, learning_rate, train
+from models.policies.context_noise import ContextSchedule
+from models.policies.flow_vla import FlowVLAPolicy
 from robot_client.dataset import DatasetReader
+from tests.models.policy_contract import item
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = {"channels": (8, 8, 8), "keypoints": 4, "width": 32}
@@ -117,3 +120,15 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     assert rates[0] == 0
     assert rates[1] < rates[2]
     assert rates[3] < 0.05 * rates[2]
+
+
+def test_a_smoothed_policy_is_served_with_its_level(demos: Path, tmp_path: Path) -> None:
+    smoothed = replace(config(demos, tmp_path / "smoothed"), context=ContextSchedule(levels=100))
+    policy = FlowVLAPolicy(FlowVLAPolicy.Config(checkpoint=str(train(smoothed)), device="cpu"))
+    assert policy.spec.context_size > 128
+    given = [item(policy.spec, 0, context_level=level) for level in (0.0, 0.0, 1.0)]
+    trusting, again, doubting = (chunk.actions for chunk in policy.act(given))
+    np.testing.assert_allclose(trusting, again, atol=1e-6)
+    assert not np.allclose(trusting, doubting)
+    with pytest.raises(ValueError, match="other settings"):
+        train(config(demos, tmp_path / "smoothed"))
