@@ -59,9 +59,12 @@ format: $(STAMP) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-manifests: $(STAMP) ## make k8s/rayservice.yaml from serving/configs/cluster.yaml
+manifests: $(STAMP) ## make k8s/*.yaml from serving/configs/cluster.yaml
 	$(BIN)/python -m k8s.manifests serving/configs/cluster.yaml > k8s/rayservice.yaml.new
 	mv k8s/rayservice.yaml.new k8s/rayservice.yaml
+	$(BIN)/roboserve k8s job bc --name bc --runs-claim roboserve-runs --publish policy/metaworld \
+	  --data /runs/demonstrations --out /runs/bc --threads 4 --publish-over 0.9 > k8s/rayjob.yaml.new
+	mv k8s/rayjob.yaml.new k8s/rayjob.yaml
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

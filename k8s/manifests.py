@@ -12,11 +12,13 @@ from typing import Any
 import yaml
 
 from k8s.configuration import ManifestError, read_platform, require_room
+from k8s.pods import Block, Manifest
 from k8s.policies import disruption_budget, network_policies, service_accounts
-from k8s.rayservice import Block, Manifest, ray_service
-from k8s.settings import ClusterSettings
+from k8s.rayjob import ray_job
+from k8s.rayservice import ray_service
+from k8s.settings import ClusterSettings, JobSettings
 
-__all__ = ["ClusterSettings", "ManifestError", "load_settings", "manifests", "render"]
+__all__ = ["ClusterSettings", "JobSettings", "ManifestError", "load_settings", "manifests", "render", "render_job"]
 
 
 def load_settings(path: Path) -> ClusterSettings:
@@ -63,6 +65,19 @@ def render(config_path: Path, settings: ClusterSettings) -> str:
         yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=120) for manifest in manifests(config_path, settings)
     )
     return header + "---\n" + "---\n".join(documents)
+
+
+def render_job(job: JobSettings, settings: ClusterSettings) -> str:
+    """Return the RayJob of a finetuning command as YAML.
+
+    Raises:
+        ManifestError: the cluster's settings name no volume for run folders.
+    """
+    header = (
+        "# Made by `roboserve k8s job`: give the command again, and do not change this file.\n"
+        "# For KubeRay 1.7, beside the RayService, whose network policies cover it.\n"
+    )
+    return header + yaml.dump(ray_job(job, settings), Dumper=_Dumper, sort_keys=False, width=120)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from k8s.rayservice import AGENT_PORT, METRICS_PORT, Manifest, labels
+from k8s.pods import AGENT_PORT, METRICS_PORT, Manifest, labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from k8s.pods import (
+    AGENT_PORT,
+    METRICS_PORT,
+    Block,
+    container_security,
+    labels,
+    pod_security,
+    port,
+    probe,
+    resources,
+    tool_environment,
+    volume,
+)
 
 if TYPE_CHECKING:
     from k8s.configuration import Platform
+    from k8s.pods import Manifest
     from k8s.settings import ClusterSettings, WorkerGroup
 
-Manifest = dict[str, Any]
-
-AGENT_PORT = 52365
-METRICS_PORT = 8080
 _TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105  a path
 _DRAIN_SECONDS = 120
-_MODELS = "/models"
-
-
-class Block(str):
-    """Text that YAML writes as a block, line by line."""
-
-    __slots__ = ()
-
-
-def labels(settings: ClusterSettings, component: str) -> dict[str, str]:
-    """Return the labels that policies and budgets select by."""
-    return {
-        "app.kubernetes.io/part-of": "roboserve",
-        "app.kubernetes.io/instance": settings.name,
-        "app.kubernetes.io/component": component,
-    }
 
 
 def ray_service(platform: Platform, settings: ClusterSettings) -> Manifest:
@@ -87,8 +82,8 @@ def _cluster(platform: Platform, settings: ClusterSettings) -> Manifest:
             "version": "v2",
             "upscalingMode": "Default",
             "idleTimeoutSeconds": min(group.idle_timeout_s for group in settings.worker_groups),
-            "resources": _resources("500m", "1Gi"),
-            "securityContext": _container_security(),
+            "resources": resources("500m", "1Gi"),
+            "securityContext": container_security(),
             "volumeMounts": [
                 {"name": "autoscaler-token", "mountPath": _TOKEN_PATH, "readOnly": True},
                 {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  a volume of its own
@@ -104,16 +99,16 @@ def _cluster(platform: Platform, settings: ClusterSettings) -> Manifest:
 
 
 def _head_template(platform: Platform, settings: ClusterSettings) -> Manifest:
-    container = _container("ray-head", platform, settings, _resources(settings.head_cpu, settings.head_memory))
+    container = _container("ray-head", platform, settings, resources(settings.head_cpu, settings.head_memory))
     container["ports"] = [
-        _port("gcs-server", 6379),
-        _port("dashboard", 8265),
-        _port("client", 10001),
-        _port("serve", platform.port),
-        _port("metrics", METRICS_PORT),
+        port("gcs-server", 6379),
+        port("dashboard", 8265),
+        port("client", 10001),
+        port("serve", platform.port),
+        port("metrics", METRICS_PORT),
     ]
-    container["livenessProbe"] = _probe("/api/healthz", AGENT_PORT, delay=30, failures=24)
-    container["readinessProbe"] = _probe("/api/healthz", AGENT_PORT, delay=10, failures=10)
+    container["livenessProbe"] = probe("/api/healthz", AGENT_PORT, delay=30, failures=24)
+    container["readinessProbe"] = probe("/api/healthz", AGENT_PORT, delay=10, failures=10)
     pod = _pod(settings, container, service_account=f"{settings.name}-head", platform=platform)
     pod["volumes"].append(_autoscaler_token())
     return {"metadata": _pod_metadata(settings, "head"), "spec": pod}
@@ -121,18 +116,18 @@ def _head_template(platform: Platform, settings: ClusterSettings) -> Manifest:
 
 def _worker_group(group: WorkerGroup, platform: Platform, settings: ClusterSettings) -> Manifest:
     extra = {group.gpu_resource: group.gpus} if group.gpus else {}
-    container = _container("ray-worker", platform, settings, _resources(group.cpu, group.memory, extra))
-    container["ports"] = [_port("serve", platform.port), _port("metrics", METRICS_PORT)]
-    container["livenessProbe"] = _probe("/api/healthz", AGENT_PORT, delay=30, failures=24)
+    container = _container("ray-worker", platform, settings, resources(group.cpu, group.memory, extra))
+    container["ports"] = [port("serve", platform.port), port("metrics", METRICS_PORT)]
+    container["livenessProbe"] = probe("/api/healthz", AGENT_PORT, delay=30, failures=24)
     # HAProxy answers here, and only while it has a replica to send to: one miss takes the pod out of the service.
-    container["readinessProbe"] = _probe("/-/healthz", platform.port, delay=10, failures=1)
+    container["readinessProbe"] = probe("/-/healthz", platform.port, delay=10, failures=1)
     pod = _pod(settings, container, service_account=f"{settings.name}-worker", platform=platform)
     pod["terminationGracePeriodSeconds"] = _DRAIN_SECONDS
-    if settings.models_claim is not None:
-        pod["volumes"].append(
-            {"name": "models", "persistentVolumeClaim": {"claimName": settings.models_claim, "readOnly": True}}
-        )
-        container["volumeMounts"].append({"name": "models", "mountPath": _MODELS, "readOnly": True})
+    for name, claim in (("models", settings.models_claim), ("runs", settings.runs_claim)):
+        if claim is not None:
+            mounted, mount = volume(name, claim, read_only=True)
+            pod["volumes"].append(mounted)
+            container["volumeMounts"].append(mount)
     pod["topologySpreadConstraints"] = [
         {
             "maxSkew": 1,
@@ -172,13 +167,7 @@ def _pod(settings: ClusterSettings, container: Manifest, *, service_account: str
         "serviceAccountName": service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": settings.run_as_user,
-            "runAsGroup": settings.run_as_user,
-            "fsGroup": settings.run_as_user,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(settings),
         "containers": [container],
         "volumes": [
             {"name": "scratch", "emptyDir": {"sizeLimit": "20Gi"}},
@@ -201,7 +190,7 @@ def _container(name: str, platform: Platform, settings: ClusterSettings, resourc
         "imagePullPolicy": "IfNotPresent",
         "env": _environment(settings),
         "resources": resources,
-        "securityContext": _container_security(),
+        "securityContext": container_security(),
         "volumeMounts": [
             {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  a volume of its own
             {"name": "api-keys", "mountPath": str(platform.keys_file.parent), "readOnly": True},
@@ -220,42 +209,9 @@ def _environment(settings: ClusterSettings) -> list[Manifest]:
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        # The root file system is read-only, so every cache goes to the scratch volume.
-        "HOME": "/tmp/home",  # noqa: S108
-        "XDG_CACHE_HOME": "/tmp/cache",  # noqa: S108
-        "MPLCONFIGDIR": "/tmp/cache/matplotlib",  # noqa: S108
+        **tool_environment(),
     }
     return [{"name": name, "value": value} for name, value in values.items()]
-
-
-def _container_security() -> Manifest:
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-
-
-def _resources(cpu: str, memory: str, extra: Manifest | None = None) -> Manifest:
-    # Requests equal limits: Ray counts the limits as its own, and a throttled control loop is a late one.
-    amounts = {"cpu": cpu, "memory": memory, **(extra or {})}
-    return {"requests": dict(amounts), "limits": dict(amounts)}
-
-
-def _port(name: str, number: int) -> Manifest:
-    return {"name": name, "containerPort": number, "protocol": "TCP"}
-
-
-def _probe(path: str, port: int, *, delay: int, failures: int) -> Manifest:
-    return {
-        "httpGet": {"path": path, "port": port},
-        "initialDelaySeconds": delay,
-        "periodSeconds": 5,
-        "timeoutSeconds": 5,
-        "failureThreshold": failures,
-    }
 
 
 def _autoscaler_token() -> Manifest:

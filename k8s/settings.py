@@ -92,6 +92,10 @@ class ClusterSettings(Strict):
     models_claim: Name | None = Field(
         None, description="volume claim with full-size weights, read-only at /models; null where the image holds them"
     )
+    runs_claim: Name | None = Field(
+        None,
+        description="volume claim of run folders and revisions, at /runs: jobs write it, replicas read it",
+    )
     ray_token_secret: Name | None = Field(None, description="secret of Ray's own token; null lets KubeRay make one")
     redis: Redis = Redis()
     network: Network = Network()
@@ -103,4 +107,30 @@ class ClusterSettings(Strict):
         names = [group.name for group in self.worker_groups]
         if len(set(names)) != len(names):
             raise ValueError(f"worker_groups: names must differ, got {', '.join(names)}")
+        return self
+
+
+class JobSettings(Strict):
+    """One finetuning job in a cluster of its own: one pod, which ends with it."""
+
+    name: Name
+    words: tuple[str, ...] = Field(min_length=1, description="what follows `python -m`; its run folder is below /runs")
+    cpu: Quantity = "4"
+    memory: Quantity = "16Gi"
+    gpus: int = Field(0, ge=0, le=16)
+    gpu_resource: str = "nvidia.com/gpu"
+    threads: int = Field(1, ge=1, description="CPU threads of each process")
+    retries: int = Field(3, ge=0, description="new pods, each of which goes on from the run folder")
+    keep_s: int = Field(3600, ge=0, description="the RayJob is kept so long after its end, for its log")
+    api_key_secret: Name | None = Field(None, description="secret whose `key` asks served models for rewards")
+
+    @model_validator(mode="after")
+    def _run_folder_outlives_the_pod(self) -> JobSettings:
+        told = [
+            word.removeprefix("--out=") if word.startswith("--out=") else following
+            for word, following in zip(self.words, (*self.words[1:], ""), strict=True)
+            if word == "--out" or word.startswith("--out=")
+        ]
+        if len(told) != 1 or not told[0].startswith("/runs/"):
+            raise ValueError(f"words: --out must be one folder below /runs, which outlives the pod; got {told}")
         return self

@@ -10,8 +10,13 @@ import typer
 from roboserve.cli_evaluate import convert_app, evaluate_app
 from roboserve.cli_models import app as models_app
 from roboserve.cli_options import KeyFileOption  # noqa: TC001  typer reads annotations
+from roboserve.cli_training import (
+    MethodArgument,
+    PublishOption,
+    jobs_app,
+    policies_app,
+)
 from roboserve.cli_training import app as training_app
-from roboserve.cli_training import jobs_app, policies_app
 
 app = typer.Typer(
     name="roboserve",
@@ -180,6 +185,42 @@ def k8s_render(
     from roboserve import k8s as verb
 
     raise typer.Exit(verb.render(config, settings))
+
+
+@k8s_app.command("job", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def k8s_job(
+    context: typer.Context,
+    method: MethodArgument,
+    *,
+    name: Annotated[str, typer.Option(help="Of the job in the cluster.")],
+    publish: PublishOption = None,
+    config: ConfigOption = CLUSTER,
+    cluster: Annotated[Path | None, typer.Option(help="Settings of your cluster; k8s/settings.py lists them.")] = None,
+    runs_claim: Annotated[str | None, typer.Option(help="Volume claim of run folders; else the settings'.")] = None,
+    cpus: Annotated[int, typer.Option(min=1, help="Of the pod, and threads of its libraries.")] = 4,
+    memory: Annotated[str, typer.Option(help="As Kubernetes writes it.")] = "16Gi",
+    gpus: Annotated[int, typer.Option(min=0)] = 0,
+    api_key_secret: Annotated[str | None, typer.Option(help="Secret whose `key` asks served models.")] = None,
+) -> None:
+    """Print the RayJob of a finetuning command; all other arguments are the method's own."""
+    from roboserve import k8s as verb
+
+    raise typer.Exit(
+        verb.job(
+            method,
+            context.args,
+            publish=publish,
+            config=config,
+            settings=cluster,
+            name=name,
+            runs_claim=runs_claim,
+            cpu=str(cpus),
+            memory=memory,
+            gpus=gpus,
+            threads=cpus,
+            api_key_secret=api_key_secret,
+        )
+    )
 
 
 def main() -> None:

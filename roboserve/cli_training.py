@@ -49,7 +49,7 @@ def submit(
     publish: PublishOption = None,
     config: ConfigOption = None,
     address: AddressOption = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the job, which it asks Ray for.")] = 1,
+    cpus: Annotated[int, typer.Option(min=1, help="CPUs that it asks Ray for, and threads of its libraries.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs that it asks Ray for.")] = 0.0,
     ship: Annotated[
         bool, typer.Option("--ship", help="Send this checkout's code along instead of using the cluster's.")
@@ -64,7 +64,7 @@ def submit(
         arguments=tuple(context.args),
         publish=publish,
         config=config,
-        threads=threads,
+        cpus=cpus,
         gpus=gpus,
         ship=ship,
     )

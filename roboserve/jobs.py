@@ -48,16 +48,16 @@ def command_of(method: str, arguments: Sequence[str], *, publish: str | None, co
     if family != "policy" or not slash:
         raise JobError(f"publish: {publish!r} is not policy/NAME")
     try:
-        return [*words, "--publish", str(revisions_folder(name, config).resolve())]
+        return [*words, "--publish", str(revisions_folder(name, config))]
     except ValueError as error:
         raise JobError(f"publish: {error}") from error
 
 
-def run_folder(words: Sequence[str]) -> Path | None:
-    """Return what a command says with `--out`."""
+def folder_of(words: Sequence[str], option: str) -> Path | None:
+    """Return the folder that a command gives with an option, as --out."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == "--out":
+        if word == option:
             return Path(following)
-        if word.startswith("--out="):
+        if word.startswith(f"{option}="):
             return Path(word.partition("=")[2])
     return None

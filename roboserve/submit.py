@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.table import Table
 
-from roboserve.jobs import JobError, command_of, run_folder
+from roboserve.jobs import JobError, command_of, folder_of
 from serving.auth import is_loopback
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ class Submission:
 
     Attributes:
         method, arguments, publish, config: see `command_of`.
-        threads, gpus: of the job's own process. `ship`: send this checkout's code along.
+        cpus, gpus: of the job's own process. `ship`: send this checkout's code along.
     """
 
     method: str
     arguments: tuple[str, ...]
     publish: str | None = None
     config: Path | None = None
-    threads: int = 1
+    cpus: int = 1
     gpus: float = 0.0
     ship: bool = False
 
@@ -142,14 +142,16 @@ def _request(submission: Submission, words: Sequence[str], *, local: bool) -> di
     On this machine it runs where the command was given, with this interpreter. Elsewhere no folder of this machine is
     there, so that a run folder must be given whole: on a volume that outlives the job's pod.
     """
-    out = run_folder(words)
+    out = folder_of(words, "--out")
     if out is None:
         raise JobError("out: is missing; a job goes on from its run folder, so it needs one (--out)")
-    if not local and not out.is_absolute():
-        raise JobError(f"out: {str(out)!r} must be an absolute path on the cluster, where it outlives the job")
+    for name in ("--out", "--publish"):
+        folder = folder_of(words, name)
+        if not local and folder is not None and not folder.is_absolute():
+            raise JobError(f"{name}: {str(folder)!r} must be an absolute path, on a volume that outlives the job")
     python = sys.executable if local else "python"
     line = shlex.join([python, "-m", *words])
-    threads = str(submission.threads)
+    threads = str(submission.cpus)
     environment: dict[str, Any] = {
         "env_vars": {
             "OMP_NUM_THREADS": threads,
@@ -160,7 +162,7 @@ def _request(submission: Submission, words: Sequence[str], *, local: bool) -> di
     }
     if submission.ship:
         environment["py_modules"] = [str(_ROOT / name) for name in _SHIPPED]
-    resources = {"entrypoint_num_cpus": submission.threads, "entrypoint_num_gpus": submission.gpus}
+    resources = {"entrypoint_num_cpus": submission.cpus, "entrypoint_num_gpus": submission.gpus}
     return {
         "entrypoint": f"cd {shlex.quote(str(Path.cwd()))} && exec {line}" if local else f"exec {line}",
         "runtime_env": environment,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ import yaml
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
-from k8s.manifests import ClusterSettings, ManifestError, load_settings, manifests, render
+from k8s.manifests import (
+    ClusterSettings,
+    JobSettings,
+    ManifestError,
+    load_settings,
+    manifests,
+    render,
+    render_job,
+)
 from serving.config import unknown_keys
 from serving.launch import HAPROXY_HARD_STOP_S
 
@@ -21,6 +30,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "serving" / "configs" / "cluster.yaml"
 CRDS = Path(os.environ.get("ROBOSERVE_KUBERAY_CRDS", ROOT.parent / "shared" / "data" / "kuberay"))
 KUBERNETES = kubernetes_validate.latest_version()
+COMMAND = (
+    *("finetune.bc", "train", "--data", "/runs/demonstrations", "--out", "/runs/bc"),
+    *("--threads", "4", "--publish-over", "0.9"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +69,10 @@ def closed(schema: Any) -> Any:
 
 
 @functools.cache
-def ray_service_schema() -> dict[str, Any]:
-    path = CRDS / "rayservices.yaml"
+def ray_schema(kind: str) -> dict[str, Any]:
+    path = CRDS / f"{kind.lower()}s.yaml"
     if not CRDS.is_dir():
-        pytest.skip(f"no KubeRay CRDs at {CRDS}; set ROBOSERVE_KUBERAY_CRDS to a folder with rayservices.yaml")
+        pytest.skip(f"no KubeRay CRDs at {CRDS}; set ROBOSERVE_KUBERAY_CRDS to a folder with {path.name}")
     crd = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
     (version,) = (version for version in crd["spec"]["versions"] if version["name"] == "v1")
     return closed(version["schema"]["openAPIV3Schema"])
@@ -67,7 +80,7 @@ def ray_service_schema() -> dict[str, Any]:
 
 def crd_problems(service: dict[str, Any]) -> list[str]:
     # The API server checks apiVersion, kind and metadata itself; a CRD's schema leaves metadata open.
-    schema = ray_service_schema()
+    schema = ray_schema(service["kind"])
     schema["properties"]["metadata"] = {"type": "object"}
     return [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(service)]
 
@@ -75,6 +88,36 @@ def crd_problems(service: dict[str, Any]) -> list[str]:
 def test_the_committed_manifest_is_what_the_configuration_gives() -> None:
     committed = (ROOT / "k8s" / "rayservice.yaml").read_text("utf-8")
     assert committed == render(CONFIG, ClusterSettings()), "run `make manifests`"
+
+
+def test_the_committed_job_is_what_its_command_gives_and_the_operator_takes_it() -> None:
+    words = (*COMMAND, "--publish", "/runs/policies/metaworld")
+    settings = ClusterSettings(runs_claim="roboserve-runs")
+    text = render_job(JobSettings(name="bc", words=words, threads=4), settings)
+    assert (ROOT / "k8s" / "rayjob.yaml").read_text("utf-8") == text, "run `make manifests`"
+    job = yaml.safe_load(text)
+    assert crd_problems(job) == []
+    template = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "job", **template["metadata"]}}
+    kubernetes_validate.validate({**pod, "spec": template["spec"]}, KUBERNETES, strict=True)
+    assert shlex.split(job["spec"]["entrypoint"]) == ["python", "-m", *words]
+    (mount,) = (item for item in template["spec"]["containers"][0]["volumeMounts"] if item["name"] == "runs")
+    assert mount == {"name": "runs", "mountPath": "/runs"}
+    assert job["spec"]["backoffLimit"] > 0
+
+
+def test_a_job_that_could_not_go_on_is_refused() -> None:
+    for out in ("runs/here", "/home/there"):
+        with pytest.raises(ValidationError, match="below /runs"):
+            JobSettings(name="bc", words=("finetune.bc", "train", "--out", out))
+    with pytest.raises(ManifestError, match="runs_claim"):
+        render_job(JobSettings(name="bc", words=COMMAND), ClusterSettings())
+
+
+def test_replicas_read_what_jobs_publish() -> None:
+    changed = pods(manifests(CONFIG, ClusterSettings(runs_claim="lab"))[-1])["gpu"]["spec"]
+    (mount,) = (item for item in changed["containers"][0]["volumeMounts"] if item["name"] == "runs")
+    assert (mount["mountPath"], mount["readOnly"]) == ("/runs", True)
 
 
 def test_every_kubernetes_object_passes_strict_validation(documents: list[dict[str, Any]]) -> None:
