@@ -78,6 +78,7 @@ def _add_run_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument("--planner", help="address of a path service: asked on the first frame, drawn on every image")
     run.add_argument("--planner-camera", help="whose image is planned in; the policy's first without it")
     run.add_argument("--planner-view", choices=("none", "center_crop", "pad", "stretch"), help="how it is shown there")
+    run.add_argument("--planner-every", type=float, metavar="SECONDS", help="ask anew so often; once without it")
     run.add_argument("--planner-key-file", type=Path, help="file that holds a key for paths; --api-key-file without it")
     run.add_argument("--quiet", action="store_true", help="no progress, only the table")
 
@@ -209,6 +210,7 @@ def _planner(arguments: argparse.Namespace) -> Optional[PlannerConfig]:
         api_key=_api_key(arguments.planner_key_file or arguments.api_key_file),
         camera=arguments.planner_camera,
         view=arguments.planner_view,
+        every_s=arguments.planner_every,
     )
 
 

@@ -64,6 +64,10 @@ class Exchange:
         self._config = config
         self._sent = 0
 
+    def follow(self, path: PlannedPath) -> None:
+        """Draw another path from the next request on; safe from any thread."""
+        self._path = path
+
     def ask(self, client: PolicyClient, session: str, offer: Offer) -> Tuple[RequestRecord, Optional[RoboserveError]]:
         """Send an observation and wait for its chunk.
 
@@ -90,7 +94,8 @@ class Exchange:
             raise RoboserveError(
                 "invalid_state", f"observation.state: {state.tolist()}, needs {contract.state.size} finite values"
             )
-        seen = offer.observation.images if self._path is None else self._path.drawn_on(offer.observation.images)
+        path = self._path
+        seen = offer.observation.images if path is None else path.drawn_on(offer.observation.images)
         images = fit_images(contract, seen, codec=self._config.codec, quality=self._config.quality)
         size = sum(len(image) if isinstance(image, bytes) else image.nbytes for image in images.values())
         return images, replace(record, encode_ms=_since_ms(started), request_bytes=size + state.nbytes)

@@ -120,6 +120,12 @@ class PolicyLink:
             self._failed_in_a_row = 0
             self._condition.notify_all()
 
+    def follow(self, queue: ActionQueue, path: PlannedPath) -> None:
+        """Draw another path from the next request on, if the episode with that queue still runs."""
+        with self._condition:
+            if self._exchange is not None and self._exchange.queue is queue:
+                self._exchange.follow(path)
+
     def end(self) -> None:
         """End the episode; whatever is still under way is dropped."""
         with self._condition:

@@ -12,8 +12,10 @@ import contextlib
 import math
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Deque, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -28,7 +30,7 @@ from robot_client.tally import Tally
 if TYPE_CHECKING:
     from clients.contract import PolicyContract
     from robot_client.link import PolicyLink
-    from robot_client.planner import PlannedPath, PlannerConfig
+    from robot_client.planner import PlannedPath, PlannerConfig, Replanning
     from robot_client.robot import Robot, RobotObservation
     from robot_client.subscribers import Subscriber
 
@@ -48,7 +50,8 @@ class EpisodeConfig:
         safety: limits on commands.
         on_reconnect: "resume" holds, connects anew and goes on; "stop" ends the episode when its rows are played out.
         ready_timeout_s: how long to wait for the policy before the first tick.
-        planner: whom to ask for a path on the first frame, which is then drawn on every image that the policy sees.
+        planner: whom to ask for a path on the first frame, which is then drawn on every image that the policy sees,
+            until `Episode.replan` or the planner's own `every_s` brings another.
     """
 
     instruction: str
@@ -69,7 +72,7 @@ class EpisodeConfig:
 
 
 class Episode:
-    """One episode, to be run once by the thread that owns the robot; `interrupt` may be called from any other.
+    """One episode, to be run once by the thread that owns the robot; other threads may `interrupt` and `replan`.
 
     Args:
         link: started, or to be started by its own `with`.
@@ -96,13 +99,26 @@ class Episode:
         self._last_action: Optional[Array] = None
         self._observation: Optional[RobotObservation] = None
         self._observed_at = 0.0
-        self._own_events: List[Event] = []
+        self._own_events: Deque[Event] = deque()  # other threads may add to it
         self._start = 0.0
         self._missed = 0
+        self._replanning: Optional[Replanning] = None
 
     def interrupt(self) -> None:
         """End the episode within one tick; safe from any thread."""
         self._interrupted.set()
+
+    def replan(self) -> None:
+        """Ask for a new path through what the robot sees next; the old one is followed until it comes.
+
+        Safe from any thread. What came of it is an event of the report, "path" or "path_failed".
+
+        Raises:
+            RoboserveError: `invalid_request` for an episode that does not run, or without a planner.
+        """
+        if self._replanning is None:
+            raise RoboserveError("invalid_request", "replan: no episode with a planner runs")
+        self._replanning.ask()
 
     def run(self) -> EpisodeReport:
         """Run the episode to its end.
@@ -127,7 +143,7 @@ class Episode:
             max_age_s=self._link.config.deadline_s + contract.chunk_length * self._period,
         )
         safety = Safety(self._config.safety, self._robot.interface.action, contract.action)
-        path = self._plan(contract)
+        path = self._plan(contract, queue)
         self._link.begin(queue, self._config.instruction, seed=self._config.seed, path=path)
         try:
             info = self._info(self._link.wait_ready(self._config.ready_timeout_s), path)
@@ -175,14 +191,22 @@ class Episode:
     def _period(self) -> float:
         return 1.0 / self._rate_hz
 
-    def _plan(self, contract: PolicyContract) -> Optional[PlannedPath]:
+    def _plan(self, contract: PolicyContract, queue: ActionQueue) -> Optional[PlannedPath]:
         config = self._config
         if config.planner is None:
             return None
-        from robot_client.planner import plan_path
+        from robot_client.planner import Replanning, plan_path
 
+        ask = partial(plan_path, config.planner, contract=contract, instruction=config.instruction)
         # Before the first tick this thread may wait, as it does for the policy: the robot stands as its reset left it.
-        return plan_path(config.planner, self._robot.observe(), contract, config.instruction)
+        path = ask(self._robot.observe())
+        self._replanning = Replanning(ask, follow=partial(self._link.follow, queue), note=self._note)
+        return path
+
+    def _replan_in_time(self, tick: int) -> None:
+        every_s = None if self._config.planner is None else self._config.planner.every_s
+        if every_s is not None and tick and tick % max(1, round(every_s * self._rate_hz)) == 0:
+            self.replan()
 
     def _info(self, contract: PolicyContract, path: Optional[PlannedPath]) -> EpisodeInfo:
         config = self._config
@@ -215,6 +239,7 @@ class Episode:
                 return "interrupted", None
             if tick >= last:
                 return "max_seconds", self._robot.finished()
+            self._replan_in_time(tick)
             record = self._command(queue, safety, tick, now)
             success = self._robot.finished()
             before = self._observation
@@ -287,11 +312,15 @@ class Episode:
 
     def _observe(self, *, anchor: int) -> None:
         wanted = self._link.wants(anchor)
-        if not wanted and not any(subscriber.needs_observations for subscriber in self._subscribers):
+        replanning = self._replanning
+        planned = replanning is not None and replanning.wants
+        if not wanted and not planned and not any(subscriber.needs_observations for subscriber in self._subscribers):
             self._observation = None
             return
         self._observed_at = self._clock.now()
         self._observation = self._robot.observe()
+        if replanning is not None and planned:
+            replanning.offer(self._observation)
         if wanted:
             self._link.offer(self._observation, anchor=anchor, observed_at=self._observed_at)
 
@@ -313,7 +342,7 @@ class Episode:
 
     def _drain(self) -> Tuple[Tuple[RequestRecord, ...], Tuple[Event, ...]]:
         requests, events = self._link.drain()
-        own, self._own_events = self._own_events, []
+        own = [self._own_events.popleft() for _ in range(len(self._own_events))]
         return (
             tuple(replace(request, time_s=request.time_s - self._start) for request in requests),
             tuple(replace(event, time_s=event.time_s - self._start) for event in [*events, *own]),

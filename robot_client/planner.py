@@ -1,4 +1,4 @@
-"""A path for an episode: asked for once, on the first frame, and laid over every image that the policy then sees.
+"""A path for an episode: asked for on the first frame, or anew, and laid over every image that the policy then sees.
 
 HAMSTER (arXiv 2502.05485) steers a policy so: a vision-language model draws the gripper's path, and the policy follows
 the drawing. The service draws it, on black and at the policy's size, for drawing needs code and styles that training
@@ -7,9 +7,10 @@ shares; here it is only laid over each image, which is what drawing on that imag
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -36,7 +37,8 @@ class PlannerConfig:
         camera: whose image is planned in and drawn on; None is the policy's first.
         style: of the drawing: "policy" or "demo".
         view: how the model sees the frame; None leaves it to the service.
-        timeout_s: how long a path is waited for, before the episode.
+        timeout_s: how long a path is waited for.
+        every_s: how often a new path is asked for while the robot moves; None keeps the first to the end.
     """
 
     server: str
@@ -45,10 +47,13 @@ class PlannerConfig:
     style: str = "policy"
     view: Optional[str] = None
     timeout_s: float = 60.0
+    every_s: Optional[float] = None
 
     def __post_init__(self) -> None:
-        if not self.timeout_s > 0:
-            raise RoboserveError("invalid_request", f"planner timeout_s: {self.timeout_s}, must be above 0")
+        for name in ("timeout_s", "every_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise RoboserveError("invalid_request", f"planner {name}: {value}, must be above 0")
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class PlannedPath:
 def plan_path(
     config: PlannerConfig, observation: RobotObservation, contract: PolicyContract, instruction: str
 ) -> PlannedPath:
-    """Ask for the path through a first frame; waits on the network, so it is for before the first tick.
+    """Ask for the path through a frame; waits on the network, so it is not for the control loop's thread.
 
     Raises:
         RoboserveError: the service's refusal, `invalid_output` where its model drew no path, `unavailable`; or
@@ -129,3 +134,47 @@ def plan_path(
         latency_ms=(time.monotonic() - started) * 1e3,
         drawing=path.drawing,
     )
+
+
+class Replanning:
+    """Asks for new paths in a thread of its own while the robot moves; until one comes the old one is followed.
+
+    Args:
+        plan: asks for a path through an observation; may wait, and may raise RoboserveError.
+        follow: takes the path from now on; `note`: told (kind, message) of what came of each question.
+    """
+
+    def __init__(
+        self,
+        plan: Callable[[RobotObservation], PlannedPath],
+        *,
+        follow: Callable[[PlannedPath], None],
+        note: Callable[[str, str], None],
+    ) -> None:
+        self._plan, self._follow, self._note = plan, follow, note
+        self._asked = threading.Event()
+        self._thread: Optional[threading.Thread] = None
+
+    def ask(self) -> None:
+        """Ask about the next observation; safe from any thread."""
+        self._asked.set()
+
+    @property
+    def wants(self) -> bool:
+        """Whether an observation is waited for."""
+        return self._asked.is_set() and not (self._thread is not None and self._thread.is_alive())
+
+    def offer(self, observation: RobotObservation) -> None:
+        """Hand over an observation, whose arrays must not be written to again; the question does not wait."""
+        self._asked.clear()
+        self._thread = threading.Thread(target=self._run, args=(observation,), name="roboserve-planner", daemon=True)
+        self._thread.start()
+
+    def _run(self, observation: RobotObservation) -> None:
+        try:
+            path = self._plan(observation)
+        except RoboserveError as error:
+            self._note("path_failed", error.message)
+            return
+        self._follow(path)
+        self._note("path", f"{len(path.points)} points after {path.latency_ms:.0f} ms")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from robot_client.cli import main
 from robot_client.planner import PlannerConfig
 from robot_client.robots.pointmass import PointMass
 from robot_client.subscribers.timing_log import TimingLog
-from tests.robot_client.helpers import episode, fast_link, point_server
+from tests.robot_client.helpers import Watcher, episode, fast_link, point_server
 from tests.serving.path_running import RunningPath
 from tests.serving.paths import SayingEngine, path_server
 
@@ -84,6 +85,38 @@ def test_without_a_path_no_episode_begins(policy, planner):
             episode(robot, link, planner=PlannerConfig("ws://127.0.0.1:9/path/x", timeout_s=0.1)).run()
         assert policy.acts() == []
         assert episode(robot, link, max_seconds=0.3).run().info.path is None
+
+
+def test_a_new_path_is_asked_for_while_the_robot_moves_and_a_failed_question_keeps_the_old_one(policy, planner):
+    robot, asked = Still(), []
+
+    def on_tick(record):
+        if record.tick == 5:
+            planner.server.engine.says = ["<ans>[(0.1, 0.9), (0.9, 0.9)]</ans>"]
+            running.replan()
+        if record.tick == 20:
+            planner.server.engine.says = ["I see nothing"]
+            running.replan()
+        asked.append(len(planner.server.engine.asked))
+
+    with fast_link(policy, robot, codec="raw") as link:
+        running = episode(robot, link, Watcher(on_tick), planner=PlannerConfig(planner.url), max_seconds=1.0)
+        with pytest.raises(RoboserveError, match="no episode with a planner runs"):
+            running.replan()
+        report = running.run()
+    seen = [act["observation"]["images"]["top"] for act in policy.acts()]
+    changes = [not np.array_equal(one, other) for one, other in pairwise(seen)]
+    assert sum(changes) == 1
+    assert [event.kind for event in report.events if event.kind.startswith("path")] == ["path", "path_failed"]
+    assert len(planner.server.engine.asked) == 3
+    assert report.info.path.points.tolist() == POINTS
+
+
+def test_the_planner_may_be_asked_at_intervals(policy, planner):
+    robot = Still()
+    with fast_link(policy, robot) as link:
+        episode(robot, link, planner=PlannerConfig(planner.url, every_s=0.25), max_seconds=0.9).run()
+    assert len(planner.server.engine.asked) > 2
 
 
 def test_the_command_line_takes_a_planner(policy, planner, tmp_path, capsys):
