@@ -50,9 +50,8 @@ def study_of(tmp_path, *, seeds=(0, 1)):
     }
     given = {"title": "Poles", "out": str(tmp_path / "runs"), "seeds": list(seeds), "tasks": {"pole": "cartpole"}}
     file = tmp_path / "study.yaml"
-    file.write_text(
-        yaml.safe_dump(given | {"methods": methods, "metric": "return", "over": "step", "last": 0.5}, sort_keys=False)
-    )
+    given |= {"methods": methods, "metric": "return", "over": "step", "last": 0.5}
+    file.write_text(yaml.safe_dump(given, sort_keys=False))
     return read_study(file)
 
 
