@@ -15,6 +15,8 @@ from finetune.rlvlmf.environment import CartPoleEnv, cartpole_picture, uprightne
 from finetune.rlvlmf.results import write
 from finetune.study.config import read_study
 from finetune.vlm.conversations import JsonlConversations
+from models.vlm.checkpoint import VlmFolder
+from serving.vlm.engines import TransformersSettings
 
 RESULTS = Path(__file__).parents[2] / "finetune" / "rlvlmf" / "results"
 
@@ -100,3 +102,12 @@ def test_the_studies_ask_the_labellers_that_their_platform_has(name) -> None:
     assert len(asked) == 2
     assert asked <= served
     assert len(study.cells()) == len(study.seeds) * len(study.methods)
+
+
+def test_the_platform_names_an_adapter_of_the_zoo_beside_those_of_its_model() -> None:
+    platform = yaml.safe_load((RESULTS / "labellers.yaml").read_text())
+    (app,) = (app for app in platform["applications"] if "engine" in app["args"])
+    settings = TransformersSettings(**app["args"]["engine"])
+    adapters = settings.all_adapters(VlmFolder.read(settings.folder))
+    assert {"preference", "cartpole"} <= adapters.keys()
+    assert all((folder / "adapter_model.safetensors").stat().st_size < 1_000_000 for folder in adapters.values())
