@@ -145,4 +145,46 @@ def card(
     Console().print(f"written: {path}")
 
 
+@app.command()
+def hierarchy(
+    out: Annotated[Path, typer.Option(help="Folder of the plays; goes on where it was stopped.")],
+    following: Annotated[str, typer.Option(help="Policy that follows paths: folder, or zoo:NAME.")],
+    flat: Annotated[str, typer.Option(help="Policy without paths: folder, or zoo:NAME.")] = "zoo:metaworld-flow",
+    planner: Annotated[str, typer.Option(help="Who draws the paths: folder, or zoo:NAME.")] = "zoo:metaworld-vlm",
+    scenes: Annotated[int, typer.Option(help="Scenes in each look, round the tasks.")] = 50,
+    tasks: TasksOption = None,
+    conditions: Annotated[str | None, typer.Option(help="Comma-separated; all when left out.")] = None,
+) -> None:
+    """Compare policies with and without a path on scenes in changed looks, and write hierarchy.json."""
+    from finetune.bars import progress_bars
+    from finetune.bc.hierarchy import CONDITIONS, HierarchyConfig, compare
+    from finetune.bc.hierarchy_table import save_table
+
+    chosen = tuple(name for name in CONDITIONS if conditions is None or name in conditions.split(","))
+    config = HierarchyConfig(
+        out=out,
+        flat=flat,
+        following=following,
+        planner=planner,
+        scenes=scenes,
+        tasks=_tasks(tasks),
+        conditions=chosen,
+    )
+    with progress_bars() as bars:
+        bar = bars.add_task("plays", total=scenes * len(config.looks) * len(chosen), note="")
+        plays = compare(config, report=lambda: bars.advance(bar))
+    Console().print(save_table(config, plays))
+
+
+@app.command()
+def hierarchy_card(
+    run: Annotated[Path, typer.Option(help="Run folder of `train --path`.")],
+    results: Annotated[Path, typer.Option(help="Folder of `hierarchy`.")],
+) -> None:
+    """Write the model card of a policy that follows a path."""
+    from finetune.bc.hierarchy_card import write_hierarchy_card
+
+    Console().print(f"written: {write_hierarchy_card(run, results)}")
+
+
 app()

@@ -32,7 +32,7 @@ def write_card(run: Path, *, canonical: Path, held_out: Path | None = None) -> P
         _table(known, unseen),
         _failures(known, unseen),
         _recipe(config, metrics[-1], known, unseen),
-        _use(checkpoint),
+        use(checkpoint),
     ]
     path = run / "checkpoint" / "README.md"
     path.write_text("\n".join(parts), "utf-8")
@@ -115,7 +115,8 @@ def _percent(results: dict[str, Any]) -> str:
     return f"{math.floor(1000 * solved / scenes) / 10}% ({solved} of {scenes})"
 
 
-def _use(checkpoint: dict[str, Any]) -> str:
+def use(checkpoint: dict[str, Any]) -> str:
+    """Return the card's section on how the policy is asked, from its `config.json`."""
     inference = checkpoint["inference"]
     side = checkpoint["network"]["image_size"]
     return (

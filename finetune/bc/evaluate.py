@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from clients.images import resize_with_pad
+from finetune.bc.paths import drawn_on
 from models.policies.contract import ActItem, ActOptions, Observation
 from models.policies.flow_vla import FlowVLAPolicy
 from robot_client.robots.metaworld import MetaWorldRobot
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from models.hamster.path import Path as GripperPath
     from models.policies.contract import Policy, PolicySpec
     from robot_client.robot import RobotObservation
 
@@ -130,11 +132,26 @@ def evaluate_task(config: EvaluateConfig, name: str) -> TaskResult:
 
 
 def run_scene(policy: Policy, robot: MetaWorldRobot, instruction: str, seed: int) -> int | None:
-    """Play one scene chunk by chunk, the policy's `execute` rows of each; return the steps to success, or None."""
+    """Play one scene from its start; see `play`."""
     robot.reset(seed)
+    return play(policy, robot, instruction, seed)
+
+
+def play(
+    policy: Policy, robot: MetaWorldRobot, instruction: str, seed: int, *, path: GripperPath | None = None
+) -> int | None:
+    """Play on from where the robot is, chunk by chunk, the policy's `execute` rows of each.
+
+    Args:
+        seed: of the policy's noise.
+        path: drawn on the first camera's image at every act; None draws nothing.
+
+    Returns:
+        the steps to success, or None.
+    """
     steps = 0
     while robot.finished() is None:
-        observation = _observation(robot.observe(), policy.spec, instruction)
+        observation = _observation(robot.observe(), policy.spec, instruction, path)
         options = ActOptions(seed=seed * 1000 + steps)
         (chunk,) = policy.act([ActItem(observation=observation, options=options)])
         for row in chunk.actions[: policy.spec.execute]:
@@ -145,10 +162,15 @@ def run_scene(policy: Policy, robot: MetaWorldRobot, instruction: str, seed: int
     return steps if robot.finished() else None
 
 
-def _observation(seen: RobotObservation, spec: PolicySpec, instruction: str) -> Observation:
+def _observation(
+    seen: RobotObservation, spec: PolicySpec, instruction: str, path: GripperPath | None = None
+) -> Observation:
     images = {
         camera.name: resize_with_pad(seen.images[camera.name], camera.height, camera.width) for camera in spec.cameras
     }
+    if path is not None:
+        first = spec.cameras[0].name
+        images[first] = drawn_on(images[first], path)
     return Observation(images=images, state=seen.state, instruction=instruction)
 
 
