@@ -11,6 +11,7 @@ import os
 import secrets
 import shlex
 import sys
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from serving.auth import is_loopback
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+_AGENT_LIMIT_S = 120.0
 _DASHBOARD = "http://127.0.0.1:8265"
 _ROOT = Path(__file__).parent.parent
 _SHIPPED = ("clients", "models", "robot_client", "finetune")
@@ -177,9 +179,23 @@ def _start(client: Any, request: dict[str, Any], *, follow: bool) -> int:
         if info.metadata["out"] == out and not info.status.is_terminal():
             raise JobError(f"out: {out} is that of {info.submission_id}, which has not ended")
     name = "".join(letter if letter.isalnum() else "-" for letter in Path(out).name)
-    job = client.submit_job(submission_id=f"{name}-{secrets.token_hex(3)}", **request)
+    job = _submitted(client, f"{name}-{secrets.token_hex(3)}", request)
     print(f"submitted {job}; run folder {out}", flush=True)
     return asyncio.run(_follow(client, job)) if follow else 0
+
+
+def _submitted(client: Any, job: str, request: dict[str, Any]) -> str:
+    """Submit, with patience: a cluster answers before the agents that start its jobs are there."""
+    deadline = time.monotonic() + _AGENT_LIMIT_S
+    while True:
+        try:
+            client.submit_job(submission_id=job, **request)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
+        else:
+            return job
 
 
 def _ours(client: Any) -> list[Any]:

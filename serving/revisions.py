@@ -120,7 +120,9 @@ class Revisions:
     def describe(self) -> dict[str, Any]:
         """Return what is served to whom, in terms of JSON."""
         given, standing = self._given, self._standing
-        counts, loaded = self._sessions(), set(self._loaded)
+        counts = self._sessions()
+        with self._lock:
+            loaded = set(self._loaded)
         rows: list[dict[str, Any]] = [{"id": BASE}, *(asdict(revision) for revision in standing.revisions)]
         facts = [
             {
