@@ -1,9 +1,10 @@
-"""The platform's own configuration goes through Ray's stock tools: `serve deploy`, `serve build`, `serve status`."""
+"""A Ray of its own takes what we give it: the configuration by `serve deploy`, jobs by `roboserve submit`."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -15,16 +16,20 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
 from clients.policy import PolicyClient
+from finetune.csp.__main__ import app as csp
 from serving.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = ROOT / "serving" / "configs" / "embedded.yaml"
 SERVE = Path(sys.executable).with_name("serve")
+CLONING = ("--demonstrations", "5", "--steps", "1400", "--batch", "8", "--width", "16", "--task", "eight-goals")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +84,50 @@ def _wait_for_health(url: str) -> None:
             pass
         time.sleep(0.5)
     pytest.fail(f"{url} did not become healthy")
+
+
+@pytest.mark.slow
+def test_a_job_whose_driver_is_killed_ends_as_one_that_was_not(
+    dashboard: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    def roboserve(*words: str, code: int = 0) -> str:
+        command = [sys.executable, "-m", "roboserve", *words]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    submit = ("submit", "csp", "--address", dashboard, "--out", "lost", *CLONING)
+    job = roboserve(*submit).split()[1].rstrip(";")
+    state = tmp_path / "lost" / "state.safetensors"
+    _wait_until(state.exists)
+    assert "has not ended" in roboserve(*submit, code=2)
+    os.kill(_driver(tmp_path).pid, signal.SIGKILL)
+    assert f"{job}: FAILED" in roboserve("jobs", "--address", dashboard, "logs", job, code=1)
+    assert not (tmp_path / "lost" / "checkpoint").exists()
+
+    assert "SUCCEEDED" in roboserve("jobs", "--address", dashboard, "resume", job, "--follow")
+    listed = roboserve("jobs", "--address", dashboard)
+    assert ("FAILED" in listed, "SUCCEEDED" in listed) == (True, True)
+    done = CliRunner().invoke(csp, ["pretrain", "--out", str(tmp_path / "whole"), *CLONING], catch_exceptions=False)
+    assert done.exit_code == 0
+    lost, whole = (load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("lost", "whole"))
+    assert all((lost[name] == whole[name]).all() for name in whole)
+
+
+def _driver(folder: Path) -> psutil.Process:
+    (found,) = (
+        process
+        for process in psutil.process_iter(["cmdline", "cwd"])
+        if "finetune.csp" in (process.info["cmdline"] or []) and process.info["cwd"] == str(folder)
+    )
+    return found
+
+
+def _wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < deadline, "not within five minutes"
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
