@@ -19,6 +19,7 @@ from models.hamster.project import project_path
 from models.hamster.simplify import simplified
 from robot_client.robots.metaworld import CAMERA, MetaWorldRobot
 from robot_client.robots.metaworld_scenes import SceneLooks
+from robot_client.robots.metaworld_tasks import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,7 @@ class Stage:
     def __init__(self, task: str) -> None:
         self.robot = MetaWorldRobot(task)
         self._looks = SceneLooks(self.robot)
+        self._number = list(TASKS).index(task)  # tasks share seeds, and shall not share looks
 
     @property
     def instruction(self) -> str:
@@ -71,7 +73,7 @@ class Stage:
     def show(self, seed: int, looks: str) -> None:
         """Set a scene; the same arguments give the same pixels."""
         self.robot.reset(seed)
-        dress(self._looks, looks, np.random.default_rng([seed, 14]))
+        dress(self._looks, looks, np.random.default_rng([seed, self._number, 14]))
 
     def solved(self, seeds: range) -> tuple[int, Way]:
         """Return the first seed whose scene the expert solves, and its way.
