@@ -56,6 +56,7 @@ def train(
     publish_over: OverOption = None,
     episodes: Annotated[int, typer.Option(help="Of each task, by which what is to be published is judged.")] = 10,
     path: Annotated[bool, typer.Option("--path", help="Draw the gripper's path on every image.")] = False,
+    smooth: Annotated[bool, typer.Option("--smooth", help="With noise of any level on what is seen and read.")] = False,
 ) -> None:
     """Train on demonstrations."""
     from finetune.bc.collect import dataset_folders
@@ -63,6 +64,7 @@ def train(
     from finetune.bc.train import TrainConfig
     from finetune.bc.train import train as run
     from finetune.common.publish import considering, publisher
+    from models.policies.context_noise import ContextSchedule
     from models.revisions import copied
 
     to = publisher(publish, job=out, always=publish_always, over=publish_over)
@@ -76,7 +78,8 @@ def train(
         threads=threads,
         checkpoint_every=checkpoint_every,
         revision=revision,
-        model_id="metaworld-flow-path" if path else "metaworld-flow",
+        model_id="-".join(["metaworld-flow", *(["smooth"] if smooth else []), *(["path"] if path else [])]),
+        context=ContextSchedule() if smooth else None,
         path=PathNoise() if path else None,
     )
     columns = (TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
