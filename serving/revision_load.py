@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from models.policies.contract import ActionChunk, ActItem, Policy, PolicySpec
     from models.revisions import Revision
     from serving.config import FactorySettings, PolicyArgs
+
+logger = logging.getLogger("ray.serve")
 
 # What a connected robot was promised and must go on finding, whichever revision answers it.
 _INTERFACE = (
@@ -82,7 +86,11 @@ def load_revision(args: PolicyArgs, revision: Revision, folder: Path, base: Poli
 
 
 def _ready(policy: Policy, contract: PolicyContract, name: str) -> LoadedRevision:
+    started = time.perf_counter()
     warm_up(policy)
+    warm_up_ms = round((time.perf_counter() - started) * 1e3, 1)
+    told = {"model": contract.model, "revision": contract.revision, "warm_up_ms": warm_up_ms}
+    logger.info("policy warmed up", extra=told)
     model = {"id": contract.model, "revision": contract.revision, "content_hash": contract.content_hash}
     return LoadedRevision(id=name, policy=policy, forward=checked_forward(policy), contract=contract, model=model)
 
