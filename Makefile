@@ -7,8 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
 EXTRAS ?= sim,train,record,vlm,dev
-# Half of a test's time is waiting for processes that it started, so two at a time take little more than one.
-WORKERS ?= 2
+# Half of a test's time is waiting for processes that it started, so on two cores three at a time keep them busy.
+WORKERS ?= 3
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
