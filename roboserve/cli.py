@@ -143,6 +143,7 @@ def bench(
     name: Annotated[
         Literal[
             "overhead",
+            "adapters",
             "fleet",
             "client_cost",
             "control_loop",

@@ -256,7 +256,11 @@ class PolicyLink:
             self._report("connected", f"policy {contract.model!r} revision {contract.revision}")
             return
         same_weights = replace(
-            contract, revision=before.revision, content_hash=before.content_hash, limits=before.limits
+            contract,
+            revision=before.revision,
+            content_hash=before.content_hash,
+            adapters=before.adapters,
+            limits=before.limits,
         )
         if same_weights != before:
             raise RoboserveError(

@@ -41,6 +41,7 @@ def contract_of(spec: PolicySpec, args: PolicyArgs) -> PolicyContract:
         "noise": spec.supports_noise,
         "context_noise": spec.context_size > 0,
         "path": spec.follows_path,
+        "adapters": spec.adapters != "none",
         "reset": True,
     }
     return PolicyContract(

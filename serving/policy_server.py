@@ -152,15 +152,13 @@ class PolicyServer:
             RoboserveError: see `Batcher.submit`; `not_found` for an adapter that is not served; `invalid_request` for a
                 request without a session where the policy or the request needs one.
         """
-        if request.adapter is not None and request.adapter not in self.contract.adapters:
-            raise RoboserveError(
-                "not_found", f"adapter: {request.adapter!r} is not served; known are {list(self.contract.adapters)}"
-            )
         if not request.session and (self.spec.stateful or request.executed is not None):
             raise RoboserveError("invalid_request", "session: is missing, and this request needs what it remembers")
         key = SessionKey(principal.id, request.session)
         options = request.options
         revision = self.revisions.of(key if request.session else None)
+        if request.adapter is not None:
+            revision.require_adapter(request.adapter)
         require_supported(options, revision.spec)
         if request.executed is not None and options.leftover is None:
             options = replace(options, leftover=self._memory.leftover(key, request.executed))
@@ -170,7 +168,7 @@ class PolicyServer:
             deadline = time.monotonic() + request.deadline_ms / 1e3 - (time.perf_counter() - received)
         served = await self._batcher.submit(
             _Work(revision, item),
-            key=(revision.id, request.adapter, options.integration_steps, options.leftover is not None),
+            key=(revision.id, _apart(revision, request), options.integration_steps, options.leftover is not None),
             deadline=deadline,
             session=key if request.session else None,
         )
@@ -178,7 +176,7 @@ class PolicyServer:
             await self._forget(self._memory.remember(key, served.result.model_actions))
         return ActOutcome(
             chunk=served.result,
-            model=revision.model,
+            model=revision.answered_by(request.adapter, served.result.adapter_hash),
             batch_size=served.batch_size,
             timings=_timings(served, decode_s),
         )
@@ -231,6 +229,11 @@ class PolicyServer:
 def _forward(works: Sequence[_Work]) -> list[ActionChunk | Exception]:
     """Run items of one revision, as the batcher's key sees to it."""
     return works[0].revision.forward([work.item for work in works])
+
+
+def _apart(revision: LoadedRevision, request: ActRequest) -> str | None:
+    """Return the adapter, where requests for different ones may not share a forward."""
+    return None if revision.spec.adapters == "mixed" else request.adapter
 
 
 def _keys(args: PolicyArgs) -> KeyRing:

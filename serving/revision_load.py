@@ -8,12 +8,14 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from clients.errors import RoboserveError
+from models.policies.contract import AdaptedPolicy
 from models.revisions import BASE, content_of
 from serving.factory import make_model
 from serving.policy_model import checked_forward, contract_of, make_policy, warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from clients.contract import PolicyContract
@@ -37,20 +39,50 @@ class LoadedRevision:
     Attributes:
         id: of the revision, or "base".
         forward: what the batcher runs, see `checked_forward`.
-        contract: what robots see while it is the one that they would get.
-        model: what a reply says of who answered.
+        promised: the contract of the base alone.
+        model: what a reply of the base says of who answered.
     """
 
     id: str
     policy: Policy
     forward: Callable[[Sequence[ActItem]], list[ActionChunk | Exception]]
-    contract: PolicyContract
+    promised: PolicyContract
     model: dict[str, str]
 
     @property
     def spec(self) -> PolicySpec:
         """What the policy wants and gives."""
         return self.policy.spec
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Names of the adapters that may be asked for now, to their content hashes."""
+        return self.policy.adapters if isinstance(self.policy, AdaptedPolicy) else {}
+
+    @property
+    def contract(self) -> PolicyContract:
+        """What robots see while it is the one that they would get."""
+        return replace(self.promised, adapters=tuple(sorted(self.adapters)))
+
+    def require_adapter(self, name: str) -> None:
+        """Refuse a request for an adapter that is not served.
+
+        Raises:
+            RoboserveError: `not_found`, naming those that are, and what is wrong with one that is there.
+        """
+        if name in self.adapters:
+            return
+        refused = self.policy.refused_adapters if isinstance(self.policy, AdaptedPolicy) else {}
+        reason = f" ({refused[name]})" if name in refused else ""
+        known = ", ".join(sorted(self.adapters)) or "none"
+        raise RoboserveError("not_found", f"adapter: {name!r} is not served{reason}; known are {known}")
+
+    def answered_by(self, adapter: str | None, adapter_hash: str | None) -> dict[str, str]:
+        """Return what a reply says of who answered: an adapter gives its name and hash to the model's id."""
+        if adapter is None or adapter_hash is None:
+            return self.model
+        said = f"{self.model['id']}:{adapter}@{adapter_hash[:12]}"
+        return {**self.model, "id": said, "adapter": adapter, "adapter_hash": adapter_hash}
 
 
 def load_base(args: PolicyArgs) -> LoadedRevision:
@@ -92,7 +124,7 @@ def _ready(policy: Policy, contract: PolicyContract, name: str) -> LoadedRevisio
     told = {"model": contract.model, "revision": contract.revision, "warm_up_ms": warm_up_ms}
     logger.info("policy warmed up", extra=told)
     model = {"id": contract.model, "revision": contract.revision, "content_hash": contract.content_hash}
-    return LoadedRevision(id=name, policy=policy, forward=checked_forward(policy), contract=contract, model=model)
+    return LoadedRevision(id=name, policy=policy, forward=checked_forward(policy), promised=contract, model=model)
 
 
 def _factory(args: PolicyArgs, folder: Path) -> FactorySettings:

@@ -7,7 +7,7 @@ ours can run as a worker process behind the same three methods.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VectorKind = Literal["absolute", "delta", "velocity"]
+AdapterUse = Literal["none", "alike", "mixed"]
+"""Whether a policy takes adapters, and whether the items of one batch may have different ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ class PolicySpec:
         stateful: keeps something per session, so that `reset` matters.
         instruction_chars: longest instruction.
         normalization: key of the statistics that scale state and action.
+        adapters: whether it is an `AdaptedPolicy`, and what a batch may hold.
         light: `act` and `reset` take well under half a millisecond and never wait, so that a server may run them on its
             event loop: the way to another thread and back would cost more than they do.
     """
@@ -99,6 +102,7 @@ class PolicySpec:
     stateful: bool = False
     instruction_chars: int = 512
     normalization: str = "none"
+    adapters: AdapterUse = "none"
     light: bool = False
 
 
@@ -161,12 +165,14 @@ class ActionChunk:
         model_actions: float32 (H, model action size), before un-normalisation: what RTC wants back as `leftover`.
         seed: that noise was drawn from, asked for or not; None where none was. `context_level`: that was used; None for
             a policy without.
+        adapter_hash: SHA-256, hex, of the adapter that answered; None for the base.
     """
 
     actions: NDArray[np.float32]
     model_actions: NDArray[np.float32]
     seed: int | None = None
     context_level: float | None = None
+    adapter_hash: str | None = None
 
 
 class Policy(Protocol):
@@ -187,4 +193,19 @@ class Policy(Protocol):
 
     def reset(self, session: str) -> None:
         """Forget what is kept for a session: a new episode starts."""
+        ...
+
+
+@runtime_checkable
+class AdaptedPolicy(Protocol):
+    """A policy that answers with an item's `adapter`; which there are may change while it serves."""
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Names of those that may be asked for now, to their content hashes; read from any thread."""
+        ...
+
+    @property
+    def refused_adapters(self) -> Mapping[str, str]:
+        """Names of those that are there and cannot be served, to the reason."""
         ...

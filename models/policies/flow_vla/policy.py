@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from models.folders import checkpoint_folder
+from models.policies.adapter_folder import AdapterFolder
+from models.policies.adapters import Base, read_adapter
 from models.policies.contract import ActionChunk, PolicySpec
-from models.policies.flow_vla.checkpoint import load_checkpoint
+from models.policies.flow_vla.checkpoint import Normalizer, load_checkpoint
 from models.policies.flow_vla.flow import Guidance, integrate
 from models.policies.flow_vla.rtc import prefix_weights
+from models.policies.low_rank import LowRankMixer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from models.policies.contract import ActItem
     from models.policies.flow_vla.network import Prefix
+    from models.policies.low_rank import FittedAdapter
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -49,6 +55,8 @@ class FlowVLAPolicy:
             dtype: of weights and activations.
             integration_steps: Euler steps of a request that names none; None takes the checkpoint's.
             threads: CPU threads of the whole process; None leaves PyTorch's setting.
+            adapters: folder of adapters by name, as `python -m finetune.lora train` makes them; looked at again every
+                `adapters_poll_s` seconds. `adapters_in_memory`: beyond it the one asked for longest ago is dropped.
         """
 
         checkpoint: str
@@ -56,6 +64,9 @@ class FlowVLAPolicy:
         dtype: Literal["float32", "bfloat16"] = "float32"
         integration_steps: int | None = None
         threads: int | None = None
+        adapters: str | None = None
+        adapters_in_memory: int = 64
+        adapters_poll_s: float = 1.0
 
     def __init__(self, config: Config) -> None:
         """Load the checkpoint.
@@ -76,12 +87,32 @@ class FlowVLAPolicy:
         self._config, network, content_hash = load_checkpoint(checkpoint_folder(config.checkpoint))
         self._network = network.to(device=self._device, dtype=self._dtype).requires_grad_(requires_grad=False)
         self._steps = config.integration_steps or self._config.inference.integration_steps
-        self._spec = self._config.spec(content_hash, context_size=network.context_size)
+        spec = self._config.spec(content_hash, context_size=network.context_size)
+        self._spec = replace(spec, adapters="none" if config.adapters is None else "mixed")
+        self._adapters: AdapterFolder | None = None
+        if config.adapters is not None:
+            self._mixer = LowRankMixer(self._network)
+            self._adapters = AdapterFolder(
+                Path(config.adapters),
+                self._read_adapter,
+                most=config.adapters_in_memory,
+                poll_s=config.adapters_poll_s,
+            )
 
     @property
     def spec(self) -> PolicySpec:
         """What it wants and gives."""
         return self._spec
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Names of the adapters that may be asked for now, to their content hashes."""
+        return {} if self._adapters is None else self._adapters.known
+
+    @property
+    def refused_adapters(self) -> Mapping[str, str]:
+        """Names of the adapters that cannot be served, to the reason."""
+        return {} if self._adapters is None else self._adapters.refused
 
     def act(self, items: Sequence[ActItem]) -> Sequence[ActionChunk]:
         """Return one chunk for each item; images arrive in the size of the spec.
@@ -104,11 +135,11 @@ class FlowVLAPolicy:
         """Do nothing: no request depends on an earlier one."""
 
     def _run(self, items: Sequence[ActItem], steps: int) -> list[ActionChunk]:
-        guidance = self._guidance(items)
+        guidance, adapters = self._guidance(items), self._adapters_of(items)
         # the guided field needs gradients, which tensors made in inference mode refuse to give
-        with torch.no_grad() if guidance is not None else torch.inference_mode():
+        with torch.no_grad() if guidance is not None else torch.inference_mode(), self._mixing(adapters):
             drawn = self._draw(items)
-            prefix = self._encode(items, drawn)
+            prefix = self._encode(items, drawn, adapters)
             model = integrate(
                 lambda noisy, time: self._network.velocity(prefix, noisy.to(self._dtype), time.to(self._dtype)).float(),
                 drawn.noise.to(self._device),
@@ -116,22 +147,44 @@ class FlowVLAPolicy:
                 guidance=guidance,
             )
         normalized = model.cpu().numpy().astype(np.float32)
-        actions = self._config.action_normalizer.restore(normalized)
+        scales = [self._config.action_normalizer if one is None else _normalizer(one, "action") for one in adapters]
+        actions = np.stack([scale.restore(row) for scale, row in zip(scales, normalized, strict=True)])
         actions = np.clip(
             actions, np.asarray(self._spec.action.low, np.float32), np.asarray(self._spec.action.high, np.float32)
         )
         levels = [item.options.context_level or 0.0 if self._network.context_size else None for item in items]
         return [
-            ActionChunk(actions=row, model_actions=raw, seed=seed, context_level=level)
-            for row, raw, seed, level in zip(actions, normalized, drawn.seeds, levels, strict=True)
+            ActionChunk(
+                actions=row,
+                model_actions=raw,
+                seed=seed,
+                context_level=level,
+                adapter_hash=None if adapter is None else adapter.content_hash,
+            )
+            for row, raw, seed, level, adapter in zip(actions, normalized, drawn.seeds, levels, adapters, strict=True)
         ]
 
-    def _encode(self, items: Sequence[ActItem], drawn: _Drawn) -> Prefix:
+    def _read_adapter(self, folder: Path) -> FittedAdapter:
+        spec = self._spec
+        base = Base(id=spec.id, revision=spec.revision, content_hash=spec.content_hash)
+        return self._mixer.fit(read_adapter(folder, base=base))
+
+    def _adapters_of(self, items: Sequence[ActItem]) -> list[FittedAdapter | None]:
+        """Return the versions that answer these items, whatever takes their place meanwhile."""
+        if self._adapters is None:
+            return [None] * len(items)
+        return [None if item.adapter is None else self._adapters.get(item.adapter) for item in items]
+
+    def _mixing(self, adapters: Sequence[FittedAdapter | None]) -> AbstractContextManager[None]:
+        return nullcontext() if self._adapters is None else self._mixer.mixing(adapters)
+
+    def _encode(self, items: Sequence[ActItem], drawn: _Drawn, adapters: Sequence[FittedAdapter | None]) -> Prefix:
         pixels = np.stack(
             [np.stack([item.observation.images[camera.name] for camera in self._spec.cameras]) for item in items]
         )
         images = torch.from_numpy(pixels).to(self._device).permute(0, 1, 4, 2, 3).to(self._dtype) / 127.5 - 1.0
-        states = self._config.state_normalizer.normalize(np.stack([item.observation.state for item in items]))
+        scales = [self._config.state_normalizer if one is None else _normalizer(one, "state") for one in adapters]
+        states = np.stack([scale.normalize(item.observation.state) for scale, item in zip(scales, items, strict=True)])
         words = self._config.tokenizer([item.observation.instruction for item in items])
         context: dict[str, Tensor] = {}
         if self._network.context_size:
@@ -186,7 +239,7 @@ class FlowVLAPolicy:
 
     def _check(self, item: ActItem) -> None:
         options, spec = item.options, self._spec
-        if item.adapter is not None:
+        if item.adapter is not None and self._adapters is None:
             raise ValueError(f"adapter: {item.adapter!r}, this policy has none")
         if options.integration_steps is not None and not 1 <= options.integration_steps <= 100:
             raise ValueError(f"integration_steps: {options.integration_steps}, must be 1 to 100")
@@ -213,6 +266,11 @@ class FlowVLAPolicy:
             _check_shape("leftover", options.leftover, (rows, spec.action.size))
             if not np.isfinite(options.leftover).all():
                 raise ValueError("leftover: has values that are not finite")
+
+
+def _normalizer(fitted: FittedAdapter, kind: Literal["state", "action"]) -> Normalizer:
+    statistics = fitted.facts.state if kind == "state" else fitted.facts.action
+    return Normalizer(mean=statistics.mean, std=statistics.std)
 
 
 def _check_shape(name: str, value: NDArray[np.generic] | None, shape: tuple[int, ...]) -> None:
