@@ -7,17 +7,14 @@ runs all states at once and loops over chains and critics. Then, where the time 
 from __future__ import annotations
 
 import copy
-import random
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.support import results
 from benchmarks.support.plain_ogpo import PlainOgpo
-from benchmarks.support.stats import summarize, turns
+from benchmarks.support.updates import add_rounds, measure, tell, tell_where
 from finetune.common.chunk_policy import load_chunk_policy
 from finetune.common.environments.registry import make_env
 from finetune.common.experience import sources
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
     from finetune.common.experience import Batch
 
 OURS, LOOPS, CHAINS = "batched", "a loop over states, chains and heads", "a loop over chains and heads"
-_TOP = 8
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,8 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = results.parser("ogpo", str(__doc__))
     parser.add_argument("--policy", default="zoo:slot-clone", help="zoo:NAME or a checkpoint folder")
     parser.add_argument("--task", default="slot:shift=0.018", help="whose states fill the replay")
-    parser.add_argument("--rounds", type=int, default=5, help="of each contender, in turns")
-    parser.add_argument("--updates", type=int, default=20, help="of ours in a round")
+    add_rounds(parser)
     options = parser.parse_args(argv)
     if options.quick:
         options.rounds, options.updates = 1, 2
@@ -51,19 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     results.print_machine(screen, journal.common)
     learner, batch = _learner(options)
     _compare(learner, batch)
-    seconds = _measure(learner, batch, options)
-    ours = summarize(seconds[OURS]).p50
-    table = []
-    for name, samples in seconds.items():
-        summary = summarize(samples)
-        journal.write({"contender": name, "seconds": summary.to_map(), "ratio": round(summary.p50 / ours, 2)})
-        table.append((name, f"{1000 * summary.p50:.1f}", f"{summary.p50 / ours:.1f}x"))
     settings = f"{len(batch.states)} states, {learner.config.group} chains, {learner.config.heads} critics, one thread"
-    results.print_table(screen, f"An update: {settings}", ("contender", "ms", "to ours"), table)
-    shares = _profile(learner, options.updates)
-    journal.write({"profile": shares})
-    rows = [(name, f"{share:.0%}") for name, share in shares.items()]
-    results.print_table(screen, "Where the time of ours goes", ("operation", "of CPU time"), rows)
+    tell(screen, journal, _measure(learner, batch, options), ours=OURS, settings=settings)
+    tell_where(screen, journal, lambda number: learner.update(sources(2, number)), updates=options.updates)
     return 0
 
 
@@ -104,24 +89,7 @@ def _measure(learner: OgpoLearner, batch: Batch, options: argparse.Namespace) ->
         CHAINS: (lambda: chains.update(batch, generator), max(1, options.updates // 4)),
         LOOPS: (lambda: loops.update(batch, generator), 1),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for name in turns(list(work), options.rounds, random.Random(options.seed)):
-        update, number = work[name]
-        started = time.perf_counter()
-        for _ in range(number):
-            update()
-        seconds[name].append((time.perf_counter() - started) / number)
-    return seconds
-
-
-def _profile(learner: OgpoLearner, updates: int) -> dict[str, float]:
-    """Return the operations that take most, with their share of the CPU's time."""
-    with profile(activities=[ProfilerActivity.CPU]) as watched:
-        for number in range(updates):
-            learner.update(sources(2, number))
-    found = sorted(watched.key_averages(), key=lambda event: event.self_cpu_time_total, reverse=True)
-    whole = sum(event.self_cpu_time_total for event in found)
-    return {event.key: round(event.self_cpu_time_total / whole, 3) for event in found[:_TOP]}
+    return measure(work, rounds=options.rounds, seed=options.seed)
 
 
 if __name__ == "__main__":

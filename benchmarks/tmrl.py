@@ -6,18 +6,15 @@ second runs the whole batch through each critic in turn. Then, where the time of
 
 from __future__ import annotations
 
-import random
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.support import results
 from benchmarks.support.plain_tmrl import PlainTmrl
-from benchmarks.support.stats import summarize, turns
+from benchmarks.support.updates import add_rounds, measure, tell, tell_where
 from finetune.common.decisions import Decisions
 from finetune.tmrl.agent import TmrlAgent
 from finetune.tmrl.config import AgentConfig
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OURS, ONE_BY_ONE, HEADS = "critics as one network", "a loop over decisions and critics", "a loop over critics"
-_STATES, _CONTEXT, _TOP = 10, 8, 8
+_STATES, _CONTEXT = 10, 8
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,8 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = results.parser("tmrl", str(__doc__))
     parser.add_argument("--batch", type=int, default=256, help="decisions of an update")
     parser.add_argument("--hidden", type=int, default=256, help="width of actor and critics")
-    parser.add_argument("--rounds", type=int, default=5, help="of each contender, in turns")
-    parser.add_argument("--updates", type=int, default=20, help="of ours in a round")
+    add_rounds(parser)
     options = parser.parse_args(argv)
     if options.quick:
         options.rounds, options.updates, options.batch, options.hidden = 1, 2, 16, 32
@@ -46,19 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     results.print_machine(screen, journal.common)
     agent, batch = _agent(options), _batch(options)
     compare(agent, batch)
-    seconds = _measure(agent, batch, options)
-    ours = summarize(seconds[OURS]).p50
-    table = []
-    for name, samples in seconds.items():
-        summary = summarize(samples)
-        journal.write({"contender": name, "seconds": summary.to_map(), "ratio": round(summary.p50 / ours, 2)})
-        table.append((name, f"{1000 * summary.p50:.1f}", f"{summary.p50 / ours:.1f}x"))
     settings = f"{options.batch} decisions, {agent.config.critics} critics of width {options.hidden}, one thread"
-    results.print_table(screen, f"An update: {settings}", ("contender", "ms", "to ours"), table)
-    shares = _profile(agent, batch, options.updates)
-    journal.write({"profile": shares})
-    rows = [(name, f"{share:.0%}") for name, share in shares.items()]
-    results.print_table(screen, "Where the time of ours goes", ("operation", "of CPU time"), rows)
+    tell(screen, journal, _measure(agent, batch, options), ours=OURS, settings=settings)
+    generator = torch.Generator().manual_seed(0)
+    tell_where(screen, journal, lambda _: agent.update(batch, generator, actor=True), updates=options.updates)
     return 0
 
 
@@ -101,25 +88,7 @@ def _measure(agent: TmrlAgent, batch: Decisions, options: argparse.Namespace) ->
         HEADS: (lambda: heads.update(batch, generator), options.updates),
         ONE_BY_ONE: (lambda: one_by_one.update(batch, generator), 1),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for name in turns(list(work), options.rounds, random.Random(options.seed)):
-        update, number = work[name]
-        started = time.perf_counter()
-        for _ in range(number):
-            update()
-        seconds[name].append((time.perf_counter() - started) / number)
-    return seconds
-
-
-def _profile(agent: TmrlAgent, batch: Decisions, updates: int) -> dict[str, float]:
-    """Return the operations that take most, with their share of the CPU's time."""
-    generator = torch.Generator().manual_seed(0)
-    with profile(activities=[ProfilerActivity.CPU]) as watched:
-        for _ in range(updates):
-            agent.update(batch, generator, actor=True)
-    found = sorted(watched.key_averages(), key=lambda event: event.self_cpu_time_total, reverse=True)
-    whole = sum(event.self_cpu_time_total for event in found)
-    return {event.key: round(event.self_cpu_time_total / whole, 3) for event in found[:_TOP]}
+    return measure(work, rounds=options.rounds, seed=options.seed)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 METHODS = {
     "bc": ("finetune.bc", "train"),
     "csp": ("finetune.csp", "pretrain"),
+    "lora": ("finetune.lora", "train"),
     "tmrl": ("finetune.tmrl", "train"),
     "ogpo": ("finetune.ogpo", "train"),
     "baselines": ("finetune.baselines", "train"),

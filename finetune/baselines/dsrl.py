@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.common.critics import CriticEnsemble
-from finetune.common.run import ema
+from finetune.common.updates import descend, ema
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,7 +103,7 @@ class DsrlAgent:
             target = torch.from_numpy(batch.rewards) + alive * self.config.discount * follows
         values = self.critics(torch.cat([states, torch.from_numpy(batch.choices)], dim=-1))
         loss = (values - target).square().mean()
-        _step(self.optimizers["critics"], loss)
+        descend(self.optimizers["critics"], loss)
         facts = {"critic_loss": loss.item(), "value": values.mean().item()}
         if actor:
             facts |= self._improve(states, torch.randn(shape, generator=generator))
@@ -121,11 +121,5 @@ class DsrlAgent:
         self.optimizers["actor"].step()
         if self.config.learn_temperature:
             surplus = (score.detach() - self.space.size).mean()
-            _step(self.optimizers["temperature"], -(self.log_temperature * surplus).sum())
+            descend(self.optimizers["temperature"], -(self.log_temperature * surplus).sum())
         return {"actor_loss": loss.item(), "entropy_z": -score.mean().item(), "temperature_z": temperature.item()}
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finetune.common.run import ema
+from finetune.common.updates import ema
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -93,8 +93,9 @@ def train(
 
 
 def _judge(checkpoint: str, tasks: tuple[str, ...], episodes: int) -> dict[str, float]:
-    from finetune.bc.evaluate import EvaluateConfig, wilson
+    from finetune.bc.evaluate import EvaluateConfig
     from finetune.bc.evaluate import evaluate as run
+    from finetune.common.intervals import wilson
 
     results = run(EvaluateConfig(checkpoint=checkpoint, tasks=tasks, episodes=episodes))
     solved, played = sum(result.successes for result in results), sum(result.episodes for result in results)

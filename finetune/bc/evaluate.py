@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -14,6 +13,7 @@ import numpy as np
 
 from clients.images import resize_with_pad
 from finetune.bc.paths import drawn_on
+from finetune.common.intervals import wilson
 from models.policies.contract import ActItem, ActOptions, Observation
 from models.policies.flow_vla import FlowVLAPolicy
 from robot_client.robots.metaworld import MetaWorldRobot
@@ -79,14 +79,6 @@ class TaskResult:
     def interval(self) -> tuple[float, float]:
         """95 % Wilson interval of the rate."""
         return wilson(self.successes, self.episodes)
-
-
-def wilson(successes: int, episodes: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion (Wilson 1927), within [0, 1]."""
-    rate, square = successes / episodes, z * z
-    centre = (rate + square / (2 * episodes)) / (1 + square / episodes)
-    half = z / (1 + square / episodes) * math.sqrt(rate * (1 - rate) / episodes + square / (4 * episodes**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def evaluate(config: EvaluateConfig, *, report: Callable[[TaskResult], None] | None = None) -> list[TaskResult]:

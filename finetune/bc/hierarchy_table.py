@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.bc.evaluate import wilson
 from finetune.bc.hierarchy_paths import read_planned
+from finetune.common.intervals import wilson
 from models.hamster.metrics import point_error
 
 if TYPE_CHECKING:

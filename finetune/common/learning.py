@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from finetune.common.intervals import wilson
-from finetune.common.macro import MacroEnv
+from finetune.common.macro import MacroEnv, PaidMacros
 from finetune.common.rewards import RewardConfig
 from finetune.common.run import Run, pack, unpack
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from finetune.common.macro import Macro, Wait
+
+    Evaluated = Callable[[Mapping[str, float]], object]
 
 Mode = Literal["collect", "draw"]
 _CHOOSING, _EVALUATING = 0, 2
@@ -139,20 +141,20 @@ class LearningJob:
         self.config, self.learner = config, learner
         self._client = config.reward.connect() if config.reward.served else None
         paid = make() if self._client is None else config.reward.wrap(make(), self._client)
-        self._env = MacroEnv(paid, execute=learner.execute)
+        self._env = PaidMacros(paid, execute=learner.execute)
         lanes = min(config.lanes, config.episodes)
         self._judged = [MacroEnv(make(), execute=learner.execute) for _ in range(lanes)]
         self.counts = Counts()
         settings = {name: getattr(config, name) for name in ("steps", "evaluate_every", "episodes", "lanes", "seed")}
         reward = config.reward.identity if config.reward.served else {}
-        self.run = Run(config.out, {**settings, **identity, **reward})
+        self.run = Run(folder=config.out, identity={**settings, **identity, **reward}, board=True)
         self._restore()
 
     def train(
         self,
         report: Callable[[int, str], None],
         *,
-        evaluated: Callable[[Mapping[str, float]], object] | None = None,
+        evaluated: Evaluated | None = None,
     ) -> None:
         """Go on to the last step; evaluate at the start, every so often, and at the end.
 
@@ -161,6 +163,14 @@ class LearningJob:
             evaluated: told the figures of each evaluation, before the state is saved: a run that is killed in between
                 tells them again.
         """
+        try:
+            self._train(report, evaluated)
+        finally:
+            if self._client is not None:
+                self._env.env.close()
+                self._client.close()
+
+    def _train(self, report: Callable[[int, str], None], evaluated: Evaluated | None) -> None:
         started, facts = time.monotonic() - self.counts.seconds, _Means()
         if not self.counts.steps:
             self._checkpoint(facts, evaluated)
@@ -173,10 +183,6 @@ class LearningJob:
                 self.counts.seconds = time.monotonic() - started
                 self._checkpoint(facts, evaluated)
                 facts = _Means()
-        self.run.close()
-        if self._client is not None:
-            self._env.env.close()
-            self._client.close()
 
     def _episode(self, facts: _Means) -> None:
         counts, seed = self.counts, self.config.seed
@@ -197,14 +203,15 @@ class LearningJob:
         for macro in self._env.labelled(wait=wait):
             self.learner.keep(macro)
 
-    def _checkpoint(self, facts: _Means, evaluated: Callable[[Mapping[str, float]], object] | None) -> None:
-        row: dict[str, float] = {"step": self.counts.steps, "env_steps": self.counts.steps}
+    def _checkpoint(self, facts: _Means, evaluated: Evaluated | None) -> None:
+        row: dict[str, float] = {"env_steps": self.counts.steps}
         for before, mode in self.learner.judged.items():
             row |= {f"{before}{name}": value for name, value in self._evaluate(mode).items()}
         if self.counts.recent:
             row["online_success"] = float(np.mean(self.counts.recent))
         row |= {**facts.means, **self.learner.facts(), "online_episodes": self.counts.episodes}
-        self.run.log({**row, "seconds": round(self.counts.seconds, 1)})
+        self.run.step, self.run.seconds = self.counts.steps, self.counts.seconds
+        self.run.log(**row)
         self._keep(wait="all")
         if evaluated is not None:
             evaluated(row)
@@ -218,13 +225,13 @@ class LearningJob:
         recent = np.array(self.counts.recent, bool)
         arrays = {**self.learner.state(), "job": {"counters": counters, "recent": recent}}
         tensors = pack(modules=self.learner.modules, optimizers=self.learner.optimizers, arrays=arrays)
-        self.run.save(self.counts.steps, tensors)
+        self.run.write(tensors)
 
     def _restore(self) -> None:
-        found = self.run.restore()
-        if found is None:
+        kept = self.run.read()
+        if not kept:
             return
-        arrays = unpack(found[1], modules=self.learner.modules, optimizers=self.learner.optimizers)
+        arrays = unpack(kept, modules=self.learner.modules, optimizers=self.learner.optimizers)
         job = arrays.pop("job")
         self.learner.load(arrays)
         for name, value in zip(_COUNTERS, job["counters"], strict=True):

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from clients.reward_env import RewardEnv
+
 if TYPE_CHECKING:
     import gymnasium
     from numpy.typing import NDArray
 
-    from clients.reward_env import RewardEnv, Transition
+    from clients.reward_env import Transition
 
 Wait = Literal["no", "all"]
 
@@ -60,8 +62,6 @@ class MacroEnv:
         if execute < 1:
             raise ValueError(f"execute: {execute}, must be 1 or more")
         self.env, self.execute = env, execute
-        self._waiting: deque[Macro] = deque()
-        self._paid: list[Transition] = []
 
     def reset(self, *, seed: int | None = None) -> NDArray[np.float32]:
         """Begin an episode and return what is seen, float32 (O,)."""
@@ -82,7 +82,7 @@ class MacroEnv:
             if terminated or truncated:
                 break
         self.seen = observations[-1]
-        macro = Macro(
+        return Macro(
             observations=np.stack(observations),
             actions=rows[: len(rewards)],
             rewards=np.asarray(rewards, np.float32),
@@ -91,11 +91,29 @@ class MacroEnv:
             success=bool(infos[-1]["success"]),
             infos=tuple(infos),
         )
+
+
+class PaidMacros(MacroEnv):
+    """An environment to learn in: what was played is handed out once all its rewards are there, in order, each once.
+
+    Args:
+        env: a `clients.reward_env.RewardEnv` may pay late; any other pays at once. `execute`: see `MacroEnv`.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], *, execute: int) -> None:
+        super().__init__(env, execute=execute)
+        self._late = env if isinstance(env, RewardEnv) and env.lag else None
+        self._waiting: deque[Macro] = deque()
+        self._paid: list[Transition] = []
+
+    def step(self, chunk: NDArray[np.float32]) -> Macro:
+        """Play a chunk; `labelled` hands it out again with its rewards."""
+        macro = super().step(chunk)
         self._waiting.append(macro)
         return macro
 
     def labelled(self, *, wait: Wait = "no") -> list[Macro]:
-        """Return what was played and has all its rewards, in order, each once.
+        """Return what has all its rewards by now.
 
         Args:
             wait: "all" waits for every reward that is under way.
@@ -103,25 +121,17 @@ class MacroEnv:
         Raises:
             RoboserveError: what the reward model refused, once the macros before it were returned.
         """
-        late = self._late
-        if late is None:
+        if self._late is None:
             done = list(self._waiting)
             self._waiting.clear()
             return done
-        self._paid += late.drain() if wait == "all" else late.labelled()
+        self._paid += self._late.drain() if wait == "all" else self._late.labelled()
         done = []
         while self._waiting and len(self._paid) >= len(self._waiting[0].rewards):
             macro = self._waiting.popleft()
             own, self._paid = self._paid[: len(macro.rewards)], self._paid[len(macro.rewards) :]
             done.append(_labelled(macro, own))
         return done
-
-    @property
-    def _late(self) -> RewardEnv | None:
-        """The environment, if its rewards come late."""
-        from clients.reward_env import RewardEnv
-
-        return self.env if isinstance(self.env, RewardEnv) and self.env.lag else None
 
 
 def _labelled(macro: Macro, paid: list[Transition]) -> Macro:

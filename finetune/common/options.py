@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from finetune.bars import progress_bars
+from finetune.common.publish import considering
 from finetune.common.rewards import RewardConfig
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from finetune.common.learning import LearningJob
+    from finetune.common.publish import Publisher
+
 Form = Literal["progress", "delta", "potential", "success"]
+OutOption = Annotated[Path, typer.Option(help="Run folder; run again to go on where it stopped.")]
+TaskOption = Annotated[str, typer.Option(help="NAME or NAME:key=value,key=value, as slot:shift=0.018.")]
+StepsOption = Annotated[int, typer.Option(help="Of the environment.")]
+IntervalOption = Annotated[int, typer.Option(help="Steps between evaluations.")]
+EpisodesOption = Annotated[int, typer.Option(help="Episodes of an evaluation.")]
+SeedOption = Annotated[int, typer.Option(help="Of weights, draws and scenes.")]
 RewardOption = Annotated[
     str, typer.Option(help="Who pays: env, or served:NAME or served:ADDRESS of a reward model, which alone pays then.")
 ]
 ServerOption = Annotated[str, typer.Option(help="Where a reward model that is given by its name answers.")]
 FormOption = Annotated[Form, typer.Option(help="What a served model's word is paid as.")]
 EveryOption = Annotated[int, typer.Option(help="Show the reward model every n-th step.", min=1)]
+WeightOption = Annotated[float, typer.Option(help="Factor of what a served model pays.")]
 LagOption = Annotated[int, typer.Option(help="Most steps whose reward may be under way.", min=0)]
+
+
+def run_job(
+    job: LearningJob, name: str, *, to: Publisher | None = None, export: Callable[[Path], object] | None = None
+) -> None:
+    """Train a job to its end with a bar on the terminal.
+
+    Args:
+        to, export: where better checkpoints are published, and what writes one; neither, or both.
+    """
+    with progress_bars() as bars:
+        bar = bars.add_task(name, total=job.config.steps, note="")
+        evaluated = None if export is None else considering(to, export, say=bars.console.print)
+        job.train(lambda step, note: bars.update(bar, completed=step, note=note), evaluated=evaluated)
 
 
 def reward_config(

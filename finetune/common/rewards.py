@@ -37,9 +37,8 @@ class RewardConfig:
     patience_s: float = 120.0
 
     def __post_init__(self) -> None:
-        if self.source != ENV and not self.source.removeprefix(SERVED).strip():
-            raise ValueError(f"reward: {self.source!r}, must be env, served:NAME or served:ADDRESS")
-        if self.source != ENV and not self.source.startswith(SERVED):
+        named = self.source.startswith(SERVED) and self.source.removeprefix(SERVED).strip()
+        if self.source != ENV and not named:
             raise ValueError(f"reward: {self.source!r}, must be env, served:NAME or served:ADDRESS")
 
     @property

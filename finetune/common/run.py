@@ -7,6 +7,8 @@ killed and started again gives the same numbers as one that was not.
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,118 +16,152 @@ import torch
 from safetensors.torch import load_file, save_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
 CONFIG, METRICS, STATE = "config.json", "metrics.jsonl", "state.safetensors"
-_STEP = "run/step"
+_PLACE = ("step", "seconds")
 
 
+@dataclass(kw_only=True)
 class Run:
-    """A run on disk.
+    """A run folder and the place that a run has come to.
 
     Args:
-        path: made when absent.
-        identity: what makes the run what it is, as JSON has it.
+        folder: made when absent. `identity`: what makes the run what it is, as JSON has it.
+        board: log for TensorBoard as well.
 
     Raises:
-        ValueError: the folder belongs to a run with another identity; the message names the settings that differ.
+        ValueError: the folder holds a run with another identity; the message names the settings that differ.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        self.path = path
-        self._writer: Any = None
-        path.mkdir(parents=True, exist_ok=True)
-        wanted = json.loads(json.dumps(identity, default=str))
-        config = path / CONFIG
-        if config.exists():
-            kept = json.loads(config.read_text("utf-8"))
-            differing = sorted(name for name in {*wanted, *kept} if wanted.get(name) != kept.get(name))
+    folder: Path
+    identity: Mapping[str, Any]
+    board: bool = False
+    step: int = 0
+    seconds: float = 0.0
+    _writer: Any = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / CONFIG
+        identity = json.loads(json.dumps(self.identity, default=str))
+        if path.exists():
+            kept = json.loads(path.read_text("utf-8"))
+            differing = sorted(name for name in {*identity, *kept} if identity.get(name) != kept.get(name))
             if differing:
-                raise ValueError(
-                    f"out: {path.name} holds a run with other {', '.join(differing)}; choose another folder"
-                )
-        config.write_text(json.dumps(wanted, indent=2) + "\n", "utf-8")
+                text = ", ".join(differing)
+                raise ValueError(f"out: {self.folder.name} holds a run with other settings ({text})")
+        path.write_text(json.dumps(identity, indent=2) + "\n", "utf-8")
 
-    def restore(self) -> tuple[int, dict[str, Tensor]] | None:
-        """Return step and tensors last saved, if there are any, and drop the metrics after them."""
-        file = self.path / STATE
-        tensors = load_file(file) if file.exists() else None
-        step = int(tensors.pop(_STEP)) if tensors is not None else 0
-        kept = [row for row in metrics(self.path) if row["step"] <= step] if tensors is not None else []
-        (self.path / METRICS).write_text("".join(json.dumps(row) + "\n" for row in kept), "utf-8")
-        return None if tensors is None else (step, tensors)
+    def save(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Save weights, moments and place; a kill leaves the old state or the new one."""
+        self.write({**_prefixed("network/", module.state_dict()), **_prefixed("optimizer/", moments(optimizer))})
 
-    def save(self, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Save a state; a kill leaves the old one or the new one."""
-        whole = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-        save_file({**whole, _STEP: torch.tensor(step)}, self.path / "state.new")
-        (self.path / "state.new").replace(self.path / STATE)
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """Save tensors and the place; a kill leaves the old state or the new one."""
+        place = {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in _PLACE}
+        kept = {name: value.detach().clone().contiguous() for name, value in {**tensors, **place}.items()}
+        save_file(kept, self.folder / "state.new")
+        (self.folder / "state.new").replace(self.folder / STATE)
 
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Write metrics, `step` among them, as a JSON line and for TensorBoard."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as sink:
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Go on from the state saved last, if there is one, and drop the metrics logged after it."""
+        tensors = self.read()
+        if tensors:
+            module.load_state_dict(_part(tensors, "network/"))
+            set_moments(optimizer, _part(tensors, "optimizer/"))
+
+    def read(self) -> dict[str, Tensor]:
+        """Return the tensors saved last, take their place, and drop the metrics logged after it; empty without any."""
+        path = self.folder / STATE
+        tensors = load_file(path) if path.exists() else {}
+        if tensors:
+            self.step, self.seconds = int(tensors.pop("step")), float(tensors.pop("seconds"))
+        rows = [row for row in self.metrics() if tensors and row["step"] <= self.step]
+        (self.folder / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        return tensors
+
+    def log(self, **values: Any) -> None:
+        """Write one row of metrics as a JSON line."""
+        row = {"step": self.step, "seconds": round(self.seconds, 2), **values}
+        with (self.folder / METRICS).open("a", encoding="utf-8") as sink:
             sink.write(json.dumps(row) + "\n")
+        if not self.board:
+            return
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.path / "tensorboard"))
-        for name, value in row.items():
-            if name != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(name, value, row["step"])
+            # what a killed run logged beyond is dropped here too
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step)
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(name, value, self.step)
+        self._writer.flush()
 
-    def close(self) -> None:
-        """Write what TensorBoard has not got yet."""
-        if self._writer is not None:
-            self._writer.close()
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the rows logged so far."""
+        return metrics(self.folder)
 
 
-def metrics(path: Path) -> list[dict[str, Any]]:
+def metrics(folder: Path) -> list[dict[str, Any]]:
     """Return a run folder's metrics; half a line that a kill left is not among them."""
-    file = path / METRICS
+    file = folder / METRICS
     if not file.exists():
         return []
     text = file.read_text("utf-8")
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
+def run_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of the state that a run saved last.
+
+    Raises:
+        FileNotFoundError: it saved none.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        raise FileNotFoundError(f"start: {folder} holds no state of a run")
+    return _part(load_file(path), "network/")
+
+
+def cosine_rate(peak: float, step: int, steps: int, *, warmup: float, floor: float = 0.02) -> float:
+    """Return the learning rate of a step: linear warm-up over a share of all steps, then a cosine to `floor` x peak."""
+    ramp = min(1.0, (step + 1) / max(1.0, warmup * steps))
+    return peak * ramp * ((1 - floor) * 0.5 * (1 + math.cos(math.pi * step / steps)) + floor)
+
+
 def pack(
     *,
-    modules: Mapping[str, torch.nn.Module],
+    modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
     arrays: Mapping[str, Mapping[str, NDArray[Any]]],
 ) -> dict[str, Tensor]:
     """Return the state of modules, optimisers and replays as tensors under flat names."""
-    flat = {
-        f"module/{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()
-    }
+    flat: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        flat |= _prefixed(f"module/{name}/", module.state_dict())
     for name, optimizer in optimizers.items():
-        for index, moments in optimizer.state_dict()["state"].items():
-            flat |= {f"optimizer/{name}/{index}/{key}": torch.as_tensor(value) for key, value in moments.items()}
+        flat |= _prefixed(f"optimizer/{name}/", moments(optimizer))
     for name, parts in arrays.items():
-        flat |= {f"array/{name}/{key}": torch.from_numpy(np.array(value)) for key, value in parts.items()}
+        flat |= _prefixed(f"array/{name}/", {key: torch.from_numpy(np.array(value)) for key, value in parts.items()})
     return flat
 
 
 def unpack(
     tensors: Mapping[str, Tensor],
     *,
-    modules: Mapping[str, torch.nn.Module],
+    modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> dict[str, dict[str, NDArray[Any]]]:
     """Bring modules and optimisers to what `pack` gave, and return the arrays."""
     for name, module in modules.items():
         module.load_state_dict(_part(tensors, f"module/{name}/"))
     for name, optimizer in optimizers.items():
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in _part(tensors, f"optimizer/{name}/").items():
-            index, _, moment = key.partition("/")
-            moments.setdefault(int(index), {})[moment] = value
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        set_moments(optimizer, _part(tensors, f"optimizer/{name}/"))
     arrays: dict[str, dict[str, NDArray[Any]]] = {}
     for key, value in _part(tensors, "array/").items():
         name, _, part = key.partition("/")
@@ -133,13 +169,24 @@ def unpack(
     return arrays
 
 
+def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimiser's moments as tensors under flat names."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}/{name}": torch.as_tensor(value) for index, kept in state.items() for name, value in kept.items()}
+
+
+def set_moments(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
+    """Put back what `moments` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in flat.items():
+        index, _, name = key.partition("/")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in tensors.items()}
+
+
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def ema(average: torch.nn.Module, network: torch.nn.Module, rate: float) -> None:
-    """Move averaged weights towards a network's by `rate`, in place."""
-    pairs: Iterable[tuple[Tensor, Tensor]] = zip(average.parameters(), network.parameters(), strict=True)
-    with torch.no_grad():
-        averaged, current = zip(*pairs, strict=True)
-        torch._foreach_lerp_(list(averaged), list(current), rate)

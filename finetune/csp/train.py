@@ -6,14 +6,15 @@ Every step draws its batch, noise, times and levels from (seed, step).
 from __future__ import annotations
 
 import json
-import math
+import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from finetune.common.run import Run, ema, pack, unpack
+from finetune.common.run import Run, cosine_rate, pack, unpack
+from finetune.common.updates import ema
 from models.policies.context_noise import ContextSchedule
 from models.policies.denoising import DiffusionSteps, FlowSteps
 from models.policies.state_flow.checkpoint import StatePolicyConfig, normalizer, save_state_policy
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from models.policies.denoising import Transitions
 
 
-_LOG_EVERY = 50
+_LOG_EVERY, _WARM_UP = 50, 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,35 +106,31 @@ def pretrain(
         "modules": {"network": network, "average": average},
         "optimizers": {"network": optimizer},
     }
-    run = Run(config.out, _identity(config, len(states)))
-    found = run.restore()
-    if found is not None:
-        unpack(found[1], **parts)
-    for step in range(0 if found is None else found[0], config.steps):
+    run = Run(folder=config.out, identity=_identity(config, len(states)), board=True)
+    kept = run.read()
+    if kept:
+        unpack(kept, **parts)
+    started = time.monotonic() - run.seconds
+    for step in range(run.step, config.steps):
         rows = torch.from_numpy(np.random.default_rng([config.seed, step]).integers(0, len(states), config.batch))
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        optimizer.param_groups[0]["lr"] = learning_rate(config, step)
+        rate = cosine_rate(config.learning_rate, step, config.steps, warmup=_WARM_UP / config.steps)
+        optimizer.param_groups[0]["lr"] = rate
         loss = smoothed_loss(network, policy.denoising, normal[rows], chunks[rows], generator)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         ema(average, network, 1 - min(config.ema, (1 + step) / (10 + step)))
+        run.step, run.seconds = step + 1, time.monotonic() - started
         if step % _LOG_EVERY == 0:
-            run.log({"step": step, "loss": loss.item()})
+            run.log(loss=loss.item(), learning_rate=rate)
             if report is not None:
                 report(step, loss.item())
         if (step + 1) % config.checkpoint_every == 0:
-            run.save(step + 1, pack(**parts, arrays={}))
-    run.close()
+            run.write(pack(**parts, arrays={}))
     save_state_policy(config.out / "checkpoint", policy, average, card=_card(config, demonstrations))
     return config.out / "checkpoint"
-
-
-def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Return the learning rate of a step: linear warm-up of 100 steps, then a cosine to a fiftieth of the peak."""
-    cosine = 0.5 * (1 + math.cos(math.pi * step / config.steps))
-    return config.learning_rate * min(1.0, (step + 1) / 100) * (0.98 * cosine + 0.02)
 
 
 def _policy_config(config: PretrainConfig, states: Tensor, chunks: Tensor) -> StatePolicyConfig:

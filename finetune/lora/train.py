@@ -19,10 +19,10 @@ from torch import nn
 
 from finetune.bc.frames import load_frames
 from finetune.bc.train import augment
+from finetune.common.run import Run, cosine_rate
 from finetune.lora.artefacts import base_of, write_adapter
 from finetune.lora.trainable import LoraSettings, Method, make_trainable
 from finetune.lora.weights import frame_weights
-from finetune.rewards.run import Run, cosine_rate
 from finetune.robometer.whole_state import gather, spread
 from models.folders import checkpoint_folder
 from models.policies.flow_vla.checkpoint import Normalizer, load_checkpoint, save_checkpoint

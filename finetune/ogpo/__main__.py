@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003  typer reads it
 from typing import Annotated, Literal
 
 import typer
 
-from finetune.bars import progress_bars
-from finetune.common.options import (  # noqa: TC001  typer reads them
-    EveryOption,
-    FormOption,
-    LagOption,
-    RewardOption,
-    ServerOption,
-)
+from finetune.common import options
 from finetune.common.publish import (  # noqa: TC001  typer reads them
     AlwaysOption,
     OverOption,
@@ -31,9 +23,9 @@ def main() -> None:
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Run folder; run again to go on where it stopped.")],
+    out: options.OutOption,
     policy: Annotated[str, typer.Option(help="The cloned policy: a checkpoint folder, or zoo:NAME.")],
-    task: Annotated[str, typer.Option(help="NAME or NAME:key=value,key=value, as slot:shift=0.018.")],
+    task: options.TaskOption,
     *,
     variant: Annotated[
         Literal["ogpo", "ogpo+", "ogpo+ca", "ogpo+chi2"],
@@ -42,7 +34,7 @@ def train(
     settings: Annotated[
         Literal["small", "paper"], typer.Option(help="For toys and two cores, or the released scripts'.")
     ] = "small",
-    steps: Annotated[int, typer.Option(help="Of the environment.")] = 10_000,
+    steps: options.StepsOption = 10_000,
     denoising_noise: Annotated[float, typer.Option(help="Of a flow's steps; 0 keeps the checkpoint's.")] = 0.0,
     correction: Annotated[
         Literal["matched", "reference"], typer.Option(help="Of a flow's drift; reference is the released form.")
@@ -51,17 +43,17 @@ def train(
     updates: Annotated[float, typer.Option(help="For each step; 0 keeps the settings'.")] = 0.0,
     best_of: Annotated[int, typer.Option(help="Chains from which a chunk to play is chosen.")] = 1,
     next_actions: Annotated[int, typer.Option(help="Draws at the next state; 8 for Q-variance reduction.")] = 1,
-    reward: RewardOption = "env",
-    server: ServerOption = "127.0.0.1:8000",
-    form: FormOption = "delta",
-    reward_weight: Annotated[float, typer.Option(help="Factor of what a served model pays.")] = 1.0,
-    every: EveryOption = 1,
-    lag: LagOption = 32,
+    reward: options.RewardOption = "env",
+    server: options.ServerOption = "127.0.0.1:8000",
+    form: options.FormOption = "delta",
+    reward_weight: options.WeightOption = 1.0,
+    every: options.EveryOption = 1,
+    lag: options.LagOption = 32,
     aggregate: Annotated[Literal["mean", "min"], typer.Option(help="Of the critics in their target.")] = "mean",
     standardise: Annotated[bool, typer.Option("--standardise", help="Advantages by their group's deviation.")] = False,
-    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 1000,
-    episodes: Annotated[int, typer.Option(help="Episodes of an evaluation.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of weights, chains and scenes.")] = 0,
+    evaluate_every: options.IntervalOption = 1000,
+    episodes: options.EpisodesOption = 50,
+    seed: options.SeedOption = 0,
     publish: PublishOption = None,
     publish_always: AlwaysOption = False,
     publish_over: OverOption = None,
@@ -72,8 +64,7 @@ def train(
     import torch
 
     from finetune.common.learning import JobConfig
-    from finetune.common.options import reward_config
-    from finetune.common.publish import considering, publisher
+    from finetune.common.publish import publisher
     from finetune.ogpo.config import OgpoConfig, small
     from finetune.ogpo.config import variant as as_variant
     from finetune.ogpo.train import OgpoJob, denoising
@@ -84,7 +75,7 @@ def train(
     method = replace(method, best_of=best_of, next_actions=next_actions, aggregate=aggregate, standardise=standardise)
     if updates:
         method = replace(method, experience=replace(method.experience, updates=updates))
-    paid = reward_config(
+    paid = options.reward_config(
         reward=reward,
         server=server,
         form=form,
@@ -98,12 +89,7 @@ def train(
     chain = denoising(folder, noise=denoising_noise or None, correction=correction, last=last or None)
     to = publisher(publish, job=out, always=publish_always, over=publish_over)
     job = OgpoJob(config, method, folder, task=task, steps=chain)
-    with progress_bars() as bars:
-        bar = bars.add_task(task, total=steps, note="")
-        job.train(
-            lambda step, note: bars.update(bar, completed=step, note=note),
-            evaluated=considering(to, job.export, say=bars.console.print),
-        )
+    options.run_job(job, task, to=to, export=job.export)
     job.export(out / "checkpoint")
     typer.echo(f"run: {out}; policy: {out / 'checkpoint'}")
 

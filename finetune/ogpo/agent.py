@@ -15,7 +15,7 @@ import torch
 
 from finetune.common.critics import CriticEnsemble
 from finetune.common.experience import Experience, Sources
-from finetune.common.run import ema
+from finetune.common.updates import descend, ema
 from finetune.ogpo.advantage import advantages, blended, penalised, standardised
 from finetune.ogpo.objective import clipped_loss
 
@@ -131,7 +131,7 @@ class OgpoLearner:
         if solved is not None and self.config.cloning:
             cloning = self.policy.cloning_loss(self.network, solved.states, solved.chunks, solved.played, sources.noise)
             loss, facts = loss + self.config.cloning * cloning, {**facts, "cloning_loss": cloning.item()}
-        _step(self.optimizers["network"], loss)
+        descend(self.optimizers["network"], loss)
         ema(self.average, self.network, self.config.average_rate)
         if self.config.chi_squared is not None:
             ema(self.slow, self.network, self.config.chi_squared.rate)
@@ -205,7 +205,7 @@ class OgpoLearner:
         target = self.targets(batch, generator)
         values = self.values(self.critics, batch.states, batch.chunks).squeeze(-1)
         loss = ((values - target).square() * batch.weights).mean()
-        _step(self.optimizers["critics"], loss)
+        descend(self.optimizers["critics"], loss)
         ema(self.target, self.critics, self.config.target_rate)
         return {
             "critic_loss": loss.item(),
@@ -217,9 +217,3 @@ class OgpoLearner:
     @property
     def _wants_solved(self) -> bool:
         return self.config.cloning > 0 or self.config.solved_critic
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from finetune.rewards.run import Run, cosine_rate
+from finetune.common.run import Run, cosine_rate
 from models.rewind.losses import rewind_loss
 from models.rewind.sampling import ClipSampler, SamplerConfig
 

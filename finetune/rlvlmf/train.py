@@ -72,9 +72,9 @@ def train(
         RoboserveError: the labeller's refusal, `budget_exhausted` among them.
     """
     torch.set_num_threads(config.threads)
-    folder = Run(config.out, config.identity)
-    folder.restore()
-    (folder.path / SESSIONS).unlink(missing_ok=True)
+    run = Run(folder=config.out, identity=config.identity, board=True)
+    run.read()
+    (run.folder / SESSIONS).unlink(missing_ok=True)
     size = {"horizon": config.horizon, "repeat": config.repeat, "image_size": config.image_size}
     env, wording = make_environment(config.task, **size)
     try:
@@ -88,19 +88,18 @@ def train(
                 tie_threshold=config.tie_threshold,
                 audit=config.audit,
             )
-            book = LabelBook(labels or folder.path / LABELS, judge, options)
+            book = LabelBook(labels or run.folder / LABELS, judge, options)
             schedule, counts = config.schedule, book.counts
             queries = Queries(
                 book, config.goal or wording, batch=schedule.query_batch, most=schedule.max_labels, seed=config.seed
             )
-        loop = Loop(config, model, folder, queries, report)
+        loop = Loop(config, model, run, queries, report)
         model.learn(config.schedule.env_steps, callback=loop, log_interval=1_000_000)
     finally:
         env.close()
-        folder.close()
-    model.save(folder.path / "policy.zip")
+    model.save(run.folder / "policy.zip")
     if queries is not None:
-        save_file(loop.ensemble.members.state_dict(), folder.path / "reward.safetensors")
+        save_file(loop.ensemble.members.state_dict(), run.folder / "reward.safetensors")
     return counts
 
 
@@ -128,12 +127,12 @@ class Loop(BaseCallback):
         self,
         config: RlVlmfConfig,
         sac: SAC,
-        folder: Run,
+        run: Run,
         queries: Queries | None,
         report: Callable[[int, str], None],
     ) -> None:
         super().__init__()
-        self._config, self._sac, self._folder, self._queries, self._report = config, sac, folder, queries, report
+        self._config, self._sac, self._run, self._queries, self._report = config, sac, run, queries, report
         schedule = config.schedule
         self.ensemble = RewardEnsemble(
             config.image_size,
@@ -198,7 +197,7 @@ class Loop(BaseCallback):
     def _log_session(self, step: int, session: Session, fit: Fit | None) -> None:
         row: dict[str, Any] = {"step": step, **asdict(session), **self._agreement()}
         row |= {"epochs": 0, "accuracy": None} if fit is None else asdict(fit)
-        with (self._folder.path / SESSIONS).open("a", encoding="utf-8") as sink:
+        with (self._run.folder / SESSIONS).open("a", encoding="utf-8") as sink:
             sink.write(json.dumps(row) + "\n")
 
     def _agreement(self) -> dict[str, float | None]:
@@ -213,15 +212,14 @@ class Loop(BaseCallback):
     def _look(self, step: int) -> None:
         returns, solved = evaluate(self._sac, self._config)
         row = {
-            "step": step,
             "success": float(np.mean(solved)),
             "return": float(np.mean(returns)),
             **self._agreement(),
             "labels": 0 if self._queries is None else self._queries.requested,
             "episodes": len(returns),
-            "seconds": round(time.monotonic() - self._started, 1),
         }
-        self._folder.log(row)
+        self._run.step, self._run.seconds = step, time.monotonic() - self._started
+        self._run.log(**row)
         self._note = f"return {row['return']:.1f}, {row['labels']} labels"
         self._report(step, self._note)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from finetune.rewards.run import Run
+    from finetune.common.run import Run
     from finetune.robometer.finetune import FinetuneConfig
     from finetune.robometer.sources import Clips
     from models.robometer.checkpoint import RobometerCheckpoint

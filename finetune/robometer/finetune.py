@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from clients.errors import RoboserveError
-from finetune.rewards.run import Run, cosine_rate
+from finetune.common.run import Run, cosine_rate
 from finetune.robometer.artefacts import Board, Outcome, write_adapter, write_full, write_report
 from finetune.robometer.sources import DataSource, load_clips
 from finetune.robometer.train import REFERENCE, plan_losses

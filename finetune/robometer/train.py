@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from finetune.rewards.run import Run, cosine_rate, run_weights
+from finetune.common.run import Run, cosine_rate, run_weights
 from finetune.robometer.embedded import Sizes
 from models.robometer.losses import Losses, PairTargets, pair_losses
 from models.robometer.network import VisionFeatures

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finetune.rewards.run import Run, cosine_rate
+from finetune.common.run import Run, cosine_rate
 from finetune.robometer.embedded import Sizes
 from models.robometer.images import patchify
 

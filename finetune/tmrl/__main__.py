@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003  typer reads it
 from typing import Annotated, Literal
 
 import typer
 
-from finetune.bars import progress_bars
-from finetune.common.options import (  # noqa: TC001  typer reads them
-    EveryOption,
-    FormOption,
-    LagOption,
-    RewardOption,
-    ServerOption,
-)
+from finetune.common import options
 from finetune.common.publish import (  # noqa: TC001  typer reads them
     AlwaysOption,
     OverOption,
@@ -31,17 +23,17 @@ def main() -> None:
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Run folder; run again to go on where it stopped.")],
+    out: options.OutOption,
     policy: Annotated[
         str,
         typer.Option(help="The frozen policy: a checkpoint folder, zoo:NAME, or ws://... of a served one."),
     ],
-    task: Annotated[str, typer.Option(help="NAME or NAME:key=value,key=value, as eight-goals:named=0,shift=4.")],
+    task: options.TaskOption,
     *,
     agent: Annotated[
         Literal["tmrl", "dsrl"], typer.Option(help="dsrl chooses the noise alone, and needs both bounds at 0.")
     ] = "tmrl",
-    steps: Annotated[int, typer.Option(help="Of the environment.")] = 10_000,
+    steps: options.StepsOption = 10_000,
     warmup: Annotated[int, typer.Option(help="Decisions, the first, that are drawn uniformly.")] = 100,
     updates: Annotated[int, typer.Option(help="Updates after each decision.")] = 4,
     batch: Annotated[int, typer.Option(help="Decisions of an update.")] = 256,
@@ -55,15 +47,15 @@ def train(
     whole_chunk: Annotated[bool, typer.Option("--whole-chunk", help="A noise for every row of the chunk.")] = False,
     half_solved: Annotated[bool, typer.Option("--half-solved", help="Half of a batch from successes.")] = False,
     discount: Annotated[float, typer.Option(help="Once a decision.")] = 0.995,
-    reward: RewardOption = "env",
-    server: ServerOption = "127.0.0.1:8000",
-    form: FormOption = "delta",
-    reward_weight: Annotated[float, typer.Option(help="Factor of what a served model pays.")] = 1.0,
-    every: EveryOption = 1,
-    lag: LagOption = 32,
-    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 1000,
-    episodes: Annotated[int, typer.Option(help="Episodes of an evaluation.")] = 25,
-    seed: Annotated[int, typer.Option(help="Of weights, choices and scenes.")] = 0,
+    reward: options.RewardOption = "env",
+    server: options.ServerOption = "127.0.0.1:8000",
+    form: options.FormOption = "delta",
+    reward_weight: options.WeightOption = 1.0,
+    every: options.EveryOption = 1,
+    lag: options.LagOption = 32,
+    evaluate_every: options.IntervalOption = 1000,
+    episodes: options.EpisodesOption = 25,
+    seed: options.SeedOption = 0,
     publish: PublishOption = None,
     publish_always: AlwaysOption = False,
     publish_over: OverOption = None,
@@ -75,8 +67,7 @@ def train(
 
     from finetune.baselines.dsrl import DsrlAgent
     from finetune.common.learning import JobConfig
-    from finetune.common.options import reward_config
-    from finetune.common.publish import considering, publisher
+    from finetune.common.publish import publisher
     from finetune.tmrl.agent import TmrlAgent
     from finetune.tmrl.base import LocalPolicy, ServedPolicy
     from finetune.tmrl.config import AgentConfig, TmrlConfig
@@ -101,7 +92,7 @@ def train(
         batch=batch,
         half_solved=half_solved,
     )
-    paid = reward_config(
+    paid = options.reward_config(
         reward=reward, server=server, form=form, every=every, lag=lag, weight=reward_weight, gamma=discount
     )
     config = JobConfig(out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid)
@@ -113,12 +104,7 @@ def train(
         raise typer.BadParameter("publish: needs the agent tmrl, and a frozen policy that is here")
     job = TmrlJob(config, method, frozen, task=task, agent=chosen)
     export = partial(job.export, name=f"{task.partition(':')[0]}-steered", revision=str(seed))
-    with progress_bars() as bars:
-        bar = bars.add_task(task, total=steps, note="")
-        job.train(
-            lambda step, note: bars.update(bar, completed=step, note=note),
-            evaluated=considering(to, export, say=bars.console.print),
-        )
+    options.run_job(job, task, to=to, export=export)
     if exports:
         export(out / "checkpoint")
     typer.echo(f"run: {out}")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.common.critics import CriticEnsemble
-from finetune.common.run import ema
+from finetune.common.updates import descend, ema
 from models.policies.steered.actor import ChoiceActor
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class TmrlAgent:
         target = self.targets(batch, torch.randn(shape, generator=generator))
         values = self.critics(self.inputs(states, torch.from_numpy(batch.choices)))
         loss = (values - target).square().mean()
-        _step(self.optimizers["critics"], loss)
+        descend(self.optimizers["critics"], loss)
         facts: dict[str, Any] = {"critic_loss": loss.item(), "value": values.mean().item()}
         if actor:
             facts |= self._improve(states, torch.randn(shape, generator=generator))
@@ -107,7 +107,7 @@ class TmrlAgent:
         self.optimizers["actor"].step()
         if self.config.learn_temperature:
             surplus = (scores.detach() + self._wanted[:, None]).mean(dim=1)
-            _step(self.optimizers["temperatures"], -(self.log_temperatures * surplus).sum())
+            descend(self.optimizers["temperatures"], -(self.log_temperatures * surplus).sum())
         names = ("z", "t", "eps") if self.space.level else ("z",)
         facts = {f"entropy_{name}": -score.mean().item() for name, score in zip(names, scores, strict=False)}
         facts |= {f"temperature_{name}": value.item() for name, value in zip(names, temperatures, strict=False)}
@@ -123,9 +123,3 @@ class TmrlAgent:
         angle = 100.0 * level[:, None] * 1e-4**places
         rest = choices[:, space.noise + 1 :]
         return torch.cat([states, choices[:, : space.noise], angle.sin(), angle.cos(), rest], dim=-1)
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from finetune.common.decisions import DecisionReplay
+from finetune.common.experience import sources
 from finetune.tmrl.agent import TmrlAgent
 from models.policies.steered.choice import ChoiceSpace
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from finetune.common.macro import Macro
     from finetune.tmrl.base import SteeredPolicy
     from finetune.tmrl.config import AgentConfig, TmrlConfig
-
-_UPDATING = 1
 
 
 class SteeringAgent(Protocol):
@@ -135,10 +134,9 @@ class SteeringLearner:
         """Make the updates that the decisions kept since the warm-up have earned, however many steps they were."""
         del steps
         while self.updates < (self.kept - self.config.warmup) * self.config.updates:
-            random = np.random.default_rng([self._seed, _UPDATING, self.updates])
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.updates)
-            batch = self.replay.sample(self.config.batch, random)
-            yield self.agent.update(batch, generator, actor=self.updates % self.config.actor_every == 0)
+            drawn = sources(self._seed, self.updates)
+            batch = self.replay.sample(self.config.batch, drawn.rows)
+            yield self.agent.update(batch, drawn.noise, actor=self.updates % self.config.actor_every == 0)
             self.updates += 1
 
     def facts(self) -> dict[str, float]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from finetune.common.environments.registry import make_env
 from finetune.common.learning import LearningJob
-from finetune.common.run import metrics
 from finetune.tmrl.agent import TmrlAgent
 from finetune.tmrl.base import LocalPolicy
 from finetune.tmrl.learner import SteeringLearner
@@ -67,7 +66,7 @@ class TmrlJob(LearningJob):
         learner, policy, agent = self.learner, self.learner.policy, self.learner.agent
         if not isinstance(policy, LocalPolicy) or not isinstance(agent, TmrlAgent):
             raise TypeError("export: needs a frozen policy that is here, and an agent of TMRL")
-        success = [row["success"] for row in metrics(self.run.path)]
+        success = [row["success"] for row in self.run.metrics()]
         card = (
             f"# {name}\n\nA high-level actor over {policy.folder.name}, after {learner.decisions} decisions and "
             f"{self.counts.steps} steps; success at the last evaluation {success[-1] if success else 0.0:.2f}, at the "

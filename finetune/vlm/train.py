@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from finetune.rewards.run import Run, cosine_rate
+from finetune.common.run import Run, cosine_rate
 from finetune.vlm.conversations import batch
 
 if TYPE_CHECKING:

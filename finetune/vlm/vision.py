@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finetune.rewards.run import Run, cosine_rate, run_weights
+from finetune.common.run import Run, cosine_rate, run_weights
 from finetune.vlm.augment import Jitter
 from finetune.vlm.embedded import Sizes
 from finetune.vlm.lessons import changed

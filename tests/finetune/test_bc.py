@@ -15,9 +15,9 @@ from safetensors.numpy import load_file
 
 from finetune.bc.collect import FIRST_SEED as DEMONSTRATION_SEED
 from finetune.bc.evaluate import FIRST_SEED as EVALUATION_SEED
-from finetune.bc.evaluate import wilson
 from finetune.bc.frames import load_frames
 from finetune.bc.train import TrainConfig, learning_rate, train
+from finetune.common.intervals import wilson
 from models.policies.context_noise import ContextSchedule
 from models.policies.flow_vla import FlowVLAPolicy
 from robot_client.dataset import DatasetReader

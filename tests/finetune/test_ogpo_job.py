@@ -29,7 +29,8 @@ from finetune.ogpo.agent import OgpoLearner
 from finetune.ogpo.config import small
 from finetune.ogpo.train import OgpoJob
 from models.folders import checkpoint_folder
-from models.policies.state_flow.checkpoint import load_state_policy, parameters_hash
+from models.policies.state_flow.checkpoint import load_state_policy
+from tests.weights import parameters_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable

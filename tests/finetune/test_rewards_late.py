@@ -12,7 +12,7 @@ import torch
 
 from clients.errors import RoboserveError
 from finetune.common.learning import JobConfig, LearningJob
-from finetune.common.macro import MacroEnv
+from finetune.common.macro import PaidMacros
 from finetune.common.rewards import RewardConfig
 from tests.serving.reward_running import RunningReward
 
@@ -60,7 +60,7 @@ def play(running: RunningReward, *, lag: int, episodes: int = 3) -> tuple[list[M
     counts = []
     with config.connect() as client:
         wrapped = config.wrap(Lamp(), client)
-        env = MacroEnv(wrapped, execute=3)
+        env = PaidMacros(wrapped, execute=3)
         for episode in range(episodes):
             env.reset(seed=episode)
             over = False
@@ -129,12 +129,12 @@ def test_a_job_keeps_every_step_once_in_order_and_paid_by_the_model(running: Run
     for macro, chunk in zip(learner.kept, learner.chosen, strict=True):
         assert np.allclose(macro.actions, chunk[: len(macro.actions)])
         assert np.allclose(macro.rewards, macro.observations[1:, 0].astype(int) / 255, atol=1e-6)
-    with pytest.raises(ValueError, match="holds a run with other every, reward, shape"):
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(every, reward, shape\)"):
         LearningJob(replace(config, reward=RewardConfig()), learner, Lamp, identity={})
 
 
 def test_without_a_model_the_environment_pays_at_once() -> None:
-    env = MacroEnv(Lamp(), execute=3)
+    env = PaidMacros(Lamp(), execute=3)
     env.reset(seed=0)
     played = env.step(np.ones((3, 1)))
     (labelled,) = env.labelled()

@@ -22,10 +22,10 @@ from finetune.tmrl.base import LocalPolicy, ServedPolicy
 from finetune.tmrl.config import AgentConfig, TmrlConfig
 from finetune.tmrl.train import TmrlJob
 from models.folders import checkpoint_folder
-from models.policies.state_flow.checkpoint import parameters_hash
 from models.policies.steered.checkpoint import load_steered
 from models.policies.steered.choice import ChoiceSpace
 from tests.serving.policy_running import RunningPolicy
+from tests.weights import parameters_hash
 
 if TYPE_CHECKING:
     from pathlib import Path

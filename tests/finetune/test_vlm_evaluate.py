@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from finetune.rewards.run import Run
+from finetune.common.run import Run
 from finetune.vlm.card import write_card
 from finetune.vlm.collect import VARIATIONS
 from finetune.vlm.drawings import draw_examples

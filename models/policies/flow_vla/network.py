@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.policies.context_noise import ContextSchedule, noise_context, unit_rms
+from models.policies.context_noise import ContextSchedule, noise_feature
 from models.policies.time_features import paired_time_features, time_features
 
 _TIME_FEATURES = 64
@@ -127,10 +127,14 @@ class FlowVLANetwork(nn.Module):
             return Prefix(self.summary(torch.cat([seen, state, instruction], dim=-1)))
         if level is None or context_noise is None:
             raise ValueError("context_level, context_noise: both must be given to a policy trained with context noise")
-        # one token for each camera and one for the words, each of unit scale: or their noise would be no noise
-        tokens = [unit_rms(view) for view in seen.chunk(cameras, dim=-1)] + [unit_rms(instruction)]
-        context = noise_context(torch.cat(tokens, dim=-1), level, context_noise, self.config.context)
-        told = [context[:, : seen.shape[1]], state, context[:, seen.shape[1] :]]
+        # one feature for each camera and one for the words
+        features = [*seen.chunk(cameras, dim=-1), instruction]
+        noises = torch.split(context_noise, [feature.shape[1] for feature in features], dim=-1)
+        noised = [
+            noise_feature(feature, level, noise, self.config.context)
+            for feature, noise in zip(features, noises, strict=True)
+        ]
+        told = [*noised[:-1], state, noised[-1]]
         return Prefix(self.summary(torch.cat(told, dim=-1)), level)
 
     def velocity(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:

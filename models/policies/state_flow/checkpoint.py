@@ -6,7 +6,6 @@ and the chain of denoising steps, so that none of it is code. Actions are in [-1
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -23,7 +22,6 @@ from models.policies.state_flow.network import StateFlowConfig, StateFlowNetwork
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from torch import Tensor
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -94,12 +92,3 @@ def normalizer(states: Tensor) -> Normalizer:
     """Return mean and standard deviation of states (N, S); what hardly varies is not blown up."""
     mean, std = states.mean(dim=0), states.std(dim=0).clamp(min=1e-2)
     return Normalizer(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
-
-
-def parameters_hash(network: torch.nn.Module) -> str:
-    """Return a hash of all weights, to show that a network was left as it was."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
