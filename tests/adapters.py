@@ -11,8 +11,9 @@ import torch
 from finetune.lora.artefacts import base_of, write_adapter
 from finetune.lora.trainable import LoraSettings, make_trainable
 from models.policies.contract import ActItem, ActOptions, Observation
-from models.policies.flow_vla.checkpoint import Normalizer, load_checkpoint, save_checkpoint
+from models.policies.flow_vla.checkpoint import load_checkpoint, save_checkpoint
 from models.policies.flow_vla.network import FlowVLANetwork
+from models.policies.normalizer import Normalizer
 from tests.models.test_flow_vla import tiny_config
 
 if TYPE_CHECKING:

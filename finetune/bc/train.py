@@ -21,10 +21,11 @@ from finetune.bc.paths import DemonstratedPaths, PathNoise, draw_paths, usual_ca
 from finetune.bc.run_folder import RunFolder, TrainState
 from models.policies.context_noise import ContextSchedule  # noqa: TC001  a run's settings are read by tools
 from models.policies.contract import CameraSpec, VectorSpec
-from models.policies.flow_vla.checkpoint import CheckpointConfig, InferenceDefaults, Normalizer, save_checkpoint
+from models.policies.flow_vla.checkpoint import CheckpointConfig, InferenceDefaults, save_checkpoint
 from models.policies.flow_vla.flow import flow_loss
 from models.policies.flow_vla.network import FlowVLANetwork, NetworkConfig
 from models.policies.flow_vla.tokenizer import HashTokenizer
+from models.policies.normalizer import Normalizer
 from robot_client.robots.metaworld import INTERFACE
 
 if TYPE_CHECKING:
@@ -151,8 +152,8 @@ def checkpoint_config(config: TrainConfig, frames: Frames) -> CheckpointConfig:
         cameras=tuple(CameraSpec(name=name, height=side, width=side) for name in frames.cameras),
         state=_spec(INTERFACE.state),
         action=_spec(INTERFACE.action),
-        state_normalizer=_normalizer(frames.state),
-        action_normalizer=_normalizer(frames.action),
+        state_normalizer=Normalizer.of(frames.state),
+        action_normalizer=Normalizer.of(frames.action),
         control_hz=INTERFACE.control_hz,
         inference=InferenceDefaults(execute=config.execute, integration_steps=config.integration_steps),
         path=config.path is not None,
@@ -161,11 +162,6 @@ def checkpoint_config(config: TrainConfig, frames: Frames) -> CheckpointConfig:
 
 def _spec(vector: Vector) -> VectorSpec:
     return VectorSpec(**asdict(vector))
-
-
-def _normalizer(values: NDArray[np.float32]) -> Normalizer:
-    mean, std = values.mean(axis=0), values.std(axis=0) + 1e-3
-    return Normalizer(mean=tuple(float(value) for value in mean), std=tuple(float(value) for value in std))
 
 
 def _step(

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from models.folders import checkpoint_folder
-from models.policies.adapters import Base, Statistics, merge, read_adapter, seal
-from models.policies.flow_vla.checkpoint import CheckpointConfig, Normalizer, load_checkpoint, save_checkpoint
+from models.policies.adapters import Base, merge, read_adapter, seal
+from models.policies.flow_vla.checkpoint import CheckpointConfig, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,8 +41,8 @@ def write_adapter(
         name=config.id,
         revision=revision,
         base=base,
-        state=_statistics(config.state_normalizer),
-        action=_statistics(config.action_normalizer),
+        state=config.state_normalizer,
+        action=config.action_normalizer,
     )
     folder.mkdir(parents=True, exist_ok=True)
     for path in fresh.iterdir():
@@ -68,13 +68,9 @@ def merge_adapter(adapter: Path, base: str, out: Path) -> Path:
         config,
         id=facts.id,
         revision=facts.revision,
-        state_normalizer=Normalizer(mean=facts.state.mean, std=facts.state.std),
-        action_normalizer=Normalizer(mean=facts.action.mean, std=facts.action.std),
+        state_normalizer=facts.state,
+        action_normalizer=facts.action,
     )
     card = f"# {facts.id}\n\n{config.id} revision {config.revision} with an adapter of rank {read.rank} merged in.\n"
     save_checkpoint(out, merged, network, card=card)
     return out
-
-
-def _statistics(normalizer: Normalizer) -> Statistics:
-    return Statistics(mean=normalizer.mean, std=normalizer.std)

@@ -25,8 +25,9 @@ from finetune.lora.trainable import LoraSettings, Method, make_trainable
 from finetune.lora.weights import frame_weights
 from finetune.robometer.whole_state import gather, spread
 from models.folders import checkpoint_folder
-from models.policies.flow_vla.checkpoint import Normalizer, load_checkpoint, save_checkpoint
+from models.policies.flow_vla.checkpoint import load_checkpoint, save_checkpoint
 from models.policies.flow_vla.flow import flow_loss
+from models.policies.normalizer import Normalizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,12 +156,7 @@ def _target(config: FinetuneConfig, base: CheckpointConfig, frames: Frames) -> C
     named = replace(base, id=config.model_id or f"{base.id}-{config.out.name}", revision=config.revision)
     if config.statistics == "base":
         return named
-    return replace(named, state_normalizer=_spread(frames.state), action_normalizer=_spread(frames.action))
-
-
-def _spread(values: NDArray[np.float32]) -> Normalizer:
-    mean, std = values.mean(axis=0), values.std(axis=0) + 1e-3
-    return Normalizer(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+    return replace(named, state_normalizer=Normalizer.of(frames.state), action_normalizer=Normalizer.of(frames.action))
 
 
 @dataclass(frozen=True, kw_only=True)

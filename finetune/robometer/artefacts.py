@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from models.folders import checkpoint_folder
+from models.peft_files import PREFIX, WEIGHTS
 from models.robometer.adapter import (
     ADAPTER_SETTINGS,
-    ADAPTER_WEIGHTS,
-    PEFT_PREFIX,
     AdapterBase,
     AdapterSettings,
 )
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from finetune.common.run import Run
     from finetune.robometer.finetune import FinetuneConfig
     from finetune.robometer.sources import Clips
     from models.robometer.checkpoint import RobometerCheckpoint
@@ -52,26 +50,6 @@ class Outcome:
         return self.config.model_id or f"{self.base.settings.id}-{self.config.out.name}"
 
 
-class Board:
-    """Metrics of a run, as JSON lines and for TensorBoard; used by the main process alone."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._writer: Any = None
-
-    def log(self, **values: float) -> None:
-        """Write one row."""
-        self._run.log(**values)
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            folder = str(self._run.folder / "tensorboard")
-            self._writer = SummaryWriter(folder, purge_step=self._run.step)  # drops what a killed run logged beyond
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, self._run.step)
-        self._writer.flush()
-
-
 def write_adapter(folder: Path, outcome: Outcome, lora: Any, weights: Mapping[str, Tensor]) -> None:
     """Write an adapter's folder.
 
@@ -87,7 +65,7 @@ def write_adapter(folder: Path, outcome: Outcome, lora: Any, weights: Mapping[st
     lora.base_model_name_or_path, lora.revision, lora.inference_mode = where, settings.revision, True
     lora.save_pretrained(folder)
     tensors = {_peft_name(name): value.detach().cpu().float().contiguous() for name, value in weights.items()}
-    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     described = asdict(AdapterSettings(id=outcome.model_id, revision=outcome.config.revision, base=base))
     (folder / ADAPTER_SETTINGS).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
 
@@ -114,7 +92,7 @@ def write_report(folder: Path, outcome: Outcome) -> None:
 def _peft_name(name: str) -> str:
     """Return what PEFT calls a weight on disk, where the adapter's name in memory does not stand."""
     own = name.removeprefix(_NETWORK).replace(".modules_to_save.default.", ".")
-    return PEFT_PREFIX + own.replace(".default.", ".")
+    return PREFIX + own.replace(".default.", ".")
 
 
 def _plot(path: Path, rows: list[dict[str, float]]) -> None:

@@ -21,7 +21,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from clients.errors import RoboserveError
 from finetune.common.run import Run, cosine_rate
-from finetune.robometer.artefacts import Board, Outcome, write_adapter, write_full, write_report
+from finetune.robometer.artefacts import Outcome, write_adapter, write_full, write_report
 from finetune.robometer.sources import DataSource, load_clips
 from finetune.robometer.train import REFERENCE, plan_losses
 from finetune.robometer.trainable import (
@@ -216,11 +216,10 @@ class _Loop:
         }
         model, optimizer = accelerator.prepare(trainable.reader, optimizer)
         with accelerator.main_process_first():
-            run = Run(folder=config.out, identity=identity)
+            run = Run(folder=config.out, identity=identity, board=True)
             kept = run.read()
         if kept:
             spread(model, optimizer.optimizer, kept)
-        board = Board(run)
         started = time.monotonic() - run.seconds
         model.train()
         while run.step < config.steps:
@@ -230,7 +229,7 @@ class _Loop:
             torch.manual_seed(int(random.integers(2**62)))
             losses = self._step(model, optimizer, [sampler.draw(random) for _ in range(config.batch)])
             run.step, run.seconds = run.step + 1, time.monotonic() - started
-            self._keep(run, board, model, optimizer, losses)
+            self._keep(run, model, optimizer, losses)
             if accelerator.is_main_process:
                 watch.step(run.step, dict(zip(_PARTS, losses.tolist(), strict=True)))
         return gather_weights(model)
@@ -266,13 +265,13 @@ class _Loop:
         progress, success, preference = model(batch, same_sizes(frames, self.vision, device))
         return plan_losses(plans, progress, success, preference, parity=self.config.sampler.parity)
 
-    def _keep(self, run: Run, board: Board, model: Any, optimizer: Any, losses: Tensor) -> None:
+    def _keep(self, run: Run, model: Any, optimizer: Any, losses: Tensor) -> None:
         accelerator, last = self.accelerator, run.step == self.config.steps
         if last or run.step % self.config.log_every == 0:
             mean = accelerator.reduce(losses, reduction="mean").tolist()
             if accelerator.is_main_process:
                 rate = optimizer.param_groups[0]["lr"]
-                board.log(loss=sum(mean), learning_rate=rate, **dict(zip(_PARTS, mean, strict=True)))
+                run.log(loss=sum(mean), learning_rate=rate, **dict(zip(_PARTS, mean, strict=True)))
         if last or run.step % self.config.checkpoint_every == 0:
             state = gather(model, optimizer.optimizer)
             if accelerator.is_main_process:

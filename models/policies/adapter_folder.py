@@ -13,7 +13,8 @@ import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from models.policies.adapters import CONFIG, FACTS, WEIGHTS
+from models.peft_files import CONFIG, WEIGHTS
+from models.policies.adapters import FACTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,42 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from models.peft_files import CONFIG, WEIGHTS, LowRank, changes_of, rank_and_scale, require_base
+from models.policies.normalizer import Normalizer  # noqa: TC001  pydantic reads it at run time
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-FACTS, CONFIG, WEIGHTS = "roboserve.json", "adapter_config.json", "adapter_model.safetensors"
+FACTS = "roboserve.json"
 FORMAT: Literal["roboserve-policy-adapter-1"] = "roboserve-policy-adapter-1"
-PEFT_PREFIX = "base_model.model."
-MAX_RANK = 256
-_A, _B = ".lora_A.weight", ".lora_B.weight"
-# Settings of PEFT's that change what an adapter's numbers mean, and the values for which they mean plain LoRA.
-_PLAIN: Mapping[str, tuple[object, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    "use_dora": (False, None),
-    "use_qalora": (False, None),
-    "fan_in_fan_out": (False, None),
-    "lora_bias": (False, None),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "layer_replication": (None,),
-    "target_parameters": (None, []),
-    "trainable_token_indices": (None,),
-}
-
-
-class WrongBaseError(ValueError):
-    """The base at hand is not the one that an adapter was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +37,6 @@ class Base:
     id: str
     revision: str
     content_hash: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statistics:
-    """What values are normalised with: (value - mean) / std; std is above 0."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or not all(math.isfinite(value) for value in (*self.mean, *self.std)):
-            raise ValueError("statistics: mean and std must be finite and of one length")
-        if min(self.std, default=1.0) <= 0:
-            raise ValueError("statistics: every std must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +52,10 @@ class AdapterFacts:
     id: str
     revision: str
     base: Base
-    state: Statistics
-    action: Statistics
+    state: Normalizer
+    action: Normalizer
     files: dict[str, str]
     format: Literal["roboserve-policy-adapter-1"] = FORMAT
-
-
-class LowRank(NamedTuple):
-    """A layer's change B A of rank r: `a` (r, in), `b` (out, r), which is scaled already."""
-
-    a: Tensor
-    b: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +86,7 @@ def is_adapter(folder: Path) -> bool:
     return (folder / FACTS).is_file()
 
 
-def seal(folder: Path, *, name: str, revision: str, base: Base, state: Statistics, action: Statistics) -> AdapterFacts:
+def seal(folder: Path, *, name: str, revision: str, base: Base, state: Normalizer, action: Normalizer) -> AdapterFacts:
     """Write `roboserve.json` beside PEFT's two files, which must be there, and return what it says.
 
     Raises:
@@ -153,21 +113,16 @@ def read_adapter(folder: Path, *, base: Base) -> PolicyAdapter:
     said = _bytes(folder, FACTS)
     parts = {name: _bytes(folder, name) for name in (CONFIG, WEIGHTS)}
     facts = _facts(said)
-    if facts.base.content_hash != base.content_hash:
-        raise WrongBaseError(
-            f"adapter: it belongs to {facts.base.id} revision {facts.base.revision} with content hash "
-            f"{facts.base.content_hash}, the base at hand is {base.id} revision {base.revision} with "
-            f"{base.content_hash}"
-        )
+    require_base(facts.base, base)
     for name, data in parts.items():
         if hashlib.sha256(data).hexdigest() != facts.files.get(name):
             raise ValueError(f"adapter: {name} is not the one that {FACTS} was written for")
-    rank, scale = _scale(parts[CONFIG])
+    rank, scale = rank_and_scale(parts[CONFIG])
     try:
         tensors = load(parts[WEIGHTS])
     except SafetensorError as error:
         raise ValueError(f"adapter: {WEIGHTS} is damaged") from error
-    layers, heads = _sorted_out(tensors, scale)
+    layers, heads = changes_of(tensors, scale)
     content_hash = hashlib.sha256(json.dumps(asdict(facts), sort_keys=True).encode()).hexdigest()
     return PolicyAdapter(facts=facts, content_hash=content_hash, rank=rank, layers=layers, heads=heads)
 
@@ -219,40 +174,3 @@ def _facts(data: bytes) -> AdapterFacts:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"adapter: {FACTS}: {where}: {first['msg']}") from error
-
-
-def _scale(data: bytes) -> tuple[int, float]:
-    """Return rank and factor of an adapter: alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv 2312.03732)."""
-    try:
-        raw: Any = json.loads(data)
-        rank, alpha, stabilised = int(raw["r"]), float(raw["lora_alpha"]), raw.get("use_rslora") is True
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"adapter: {CONFIG} is damaged, or not LoRA's") from error
-    for name, plain in _PLAIN.items():
-        if name in raw and raw[name] not in plain:
-            raise ValueError(f"adapter: {CONFIG}: {name} {raw[name]!r:.40} is more than plain LoRA")
-    if not 1 <= rank <= MAX_RANK or not math.isfinite(alpha):
-        raise ValueError(f"adapter: {CONFIG}: r {rank} must be 1 to {MAX_RANK} and lora_alpha finite")
-    return rank, alpha / (math.sqrt(rank) if stabilised else rank)
-
-
-def _sorted_out(tensors: Mapping[str, Tensor], scale: float) -> tuple[dict[str, LowRank], dict[str, Tensor]]:
-    given = {name.removeprefix(PEFT_PREFIX): value.float() for name, value in tensors.items()}
-    layers: dict[str, LowRank] = {}
-    heads: dict[str, Tensor] = {}
-    for name, value in given.items():
-        if not value.isfinite().all():
-            raise ValueError(f"adapter: {name} has values that are not finite")
-        if name.endswith(_A):
-            stem = name.removesuffix(_A)
-            other = given.get(stem + _B)
-            if other is None or value.dim() != 2 or other.dim() != 2 or other.shape[1] != value.shape[0]:
-                raise ValueError(f"adapter: {stem}{_B} is missing, or is no matrix that fits its A")
-            layers[stem] = LowRank(value, scale * other)
-        elif not name.endswith(_B):
-            heads[name] = value
-        elif name.removesuffix(_B) + _A not in given:
-            raise ValueError(f"adapter: {name} has no A")
-    if not layers and not heads:
-        raise ValueError(f"adapter: {WEIGHTS} is empty")
-    return layers, heads

@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from models.folders import checkpoint_folder, files_hash
+from models.peft_files import CONFIG, WEIGHTS, changes_of, rank_and_scale, require_base
 from models.robometer.checkpoint import load_checkpoint, read_settings, require_files
 from models.robometer.network import to_dtype
 
@@ -32,43 +33,10 @@ if TYPE_CHECKING:
     from models.robometer.checkpoint import RobometerCheckpoint
     from models.robometer.network import RobometerNetwork
 
-ADAPTER_SETTINGS, ADAPTER_CONFIG, ADAPTER_WEIGHTS = (
-    "robometer_adapter.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-)
+ADAPTER_SETTINGS = "robometer_adapter.json"
 ADAPTER_FORMAT: Literal["roboserve-robometer-adapter-1"] = "roboserve-robometer-adapter-1"
 HEADS = ("progress_head", "success_head", "preference_head")
 """What an adapter holds whole."""
-PEFT_PREFIX = "base_model.model."
-_A, _B = ".lora_A.weight", ".lora_B.weight"
-# Settings of PEFT's that change what an adapter's numbers mean, and the values for which a merge here is theirs.
-_PLAIN: Mapping[str, tuple[object, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    "use_dora": (False, None),
-    "use_rslora": (False, None),
-    "fan_in_fan_out": (False, None),
-    "lora_bias": (False, None),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "layer_replication": (None,),
-}
-
-
-class WrongBaseError(ValueError):
-    """The base at hand is not the one that an adapter was trained on.
-
-    Attributes:
-        expected, found: content hashes, SHA-256, hex.
-    """
-
-    def __init__(self, expected: AdapterBase, found: RobometerCheckpoint) -> None:
-        self.expected, self.found = expected.content_hash, found.content_hash
-        super().__init__(
-            f"adapter: it belongs to {expected.id} revision {expected.revision} with content hash {self.expected}, "
-            f"the base at hand is {found.settings.id} revision {found.settings.revision} with {self.found}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +78,7 @@ def require_any(folder: Path) -> None:
     if not is_adapter(folder):
         require_files(folder)
         return
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+    for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"adapter: the folder {folder.name!r} has no {name}")
 
@@ -147,14 +115,13 @@ def load_adapter(folder: Path, *, base: str | None = None, dtype: torch.dtype = 
     """
     require_any(folder)
     settings = read_settings(folder / ADAPTER_SETTINGS, AdapterSettings)
-    scale = _scale(folder)
+    _, scale = rank_and_scale((folder / CONFIG).read_bytes())
     checkpoint = load_checkpoint(_base_folder(settings.base, base))
-    if checkpoint.content_hash != settings.base.content_hash:
-        raise WrongBaseError(settings.base, checkpoint)
+    require_base(settings.base, _found(checkpoint))
     try:
-        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        tensors = load_file(folder / WEIGHTS)
     except SafetensorError as error:
-        raise ValueError(f"adapter: {ADAPTER_WEIGHTS} is damaged") from error
+        raise ValueError(f"adapter: {WEIGHTS} is damaged") from error
     to_dtype(checkpoint.network, dtype)
     merge(checkpoint.network, tensors, scale)
     return replace(
@@ -174,21 +141,12 @@ def merge(network: RobometerNetwork, tensors: Mapping[str, Tensor], scale: float
         ValueError: naming the tensor that is missing, that does not fit, or that the network has no place for.
     """
     own = dict(network.named_parameters())
-    given = {name.removeprefix(PEFT_PREFIX): value for name, value in tensors.items()}
-    changes: dict[str, Tensor] = {}
-    for name, value in given.items():
-        if name.endswith(_A):
-            stem = name.removesuffix(_A)
-            other = given.get(stem + _B)
-            if other is None or other.shape[-1:] != value.shape[:1]:
-                raise ValueError(f"adapter: {stem}{_B} is missing or does not fit its A")
-            changes[f"{stem}.weight"] = _merged(own.get(f"{stem}.weight"), other, value, scale)
-        elif name.endswith(_B) and name.removesuffix(_B) + _A in given:
-            continue
-        elif name.split(".")[0] in HEADS:
-            changes[name] = value
-        else:
+    layers, changes = changes_of(tensors, scale)
+    for name in changes:
+        if name.split(".")[0] not in HEADS:
             raise ValueError(f"adapter: {name} is nothing that an adapter changes")
+    for name, (a, b) in layers.items():
+        changes[f"{name}.weight"] = _merged(own.get(f"{name}.weight"), b @ a)
     for name, value in changes.items():
         if name not in own or own[name].shape != value.shape:
             raise ValueError(f"adapter: the base has no {name} of shape {tuple(value.shape)}")
@@ -196,27 +154,14 @@ def merge(network: RobometerNetwork, tensors: Mapping[str, Tensor], scale: float
         own[name].data = value.to(own[name].dtype)
 
 
-def _merged(weight: Tensor | None, b: Tensor, a: Tensor, scale: float) -> Tensor:
-    """Return `weight + scale x B A`; without a fitting weight the change alone, which then finds no place."""
-    change = scale * (b.float() @ a.float())
+def _merged(weight: Tensor | None, change: Tensor) -> Tensor:
+    """Return the weight with its change; without a fitting weight the change alone, which then finds no place."""
     return change if weight is None or weight.shape != change.shape else weight.data.float() + change
 
 
-def _scale(folder: Path) -> float:
-    """Return alpha / r of an adapter.
-
-    Raises:
-        ValueError: the configuration is damaged, or asks for more than plain LoRA.
-    """
-    try:
-        raw: Any = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
-        scale = float(raw["lora_alpha"]) / int(raw["r"])
-    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
-        raise ValueError(f"adapter: {ADAPTER_CONFIG} is damaged, or not LoRA's") from error
-    for name, plain in _PLAIN.items():
-        if name in raw and raw[name] not in plain:
-            raise ValueError(f"adapter: {ADAPTER_CONFIG}: {name} {raw[name]!r:.40} cannot be merged here")
-    return scale
+def _found(checkpoint: RobometerCheckpoint) -> AdapterBase:
+    settings = checkpoint.settings
+    return AdapterBase(name="", id=settings.id, revision=settings.revision, content_hash=checkpoint.content_hash)
 
 
 def _base_folder(base: AdapterBase, name: str | None) -> Path:
@@ -231,5 +176,5 @@ def _base_folder(base: AdapterBase, name: str | None) -> Path:
 
 def _adapted_hash(folder: Path, settings: AdapterSettings, scale: float) -> str:
     """Return the SHA-256, hex, of all that decides an answer; where the base lies is no part of it."""
-    parts = [files_hash((folder / ADAPTER_WEIGHTS,)), settings.base.content_hash, scale, settings.id, settings.revision]
+    parts = [files_hash((folder / WEIGHTS,)), settings.base.content_hash, scale, settings.id, settings.revision]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

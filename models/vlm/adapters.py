@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from models.peft_files import CONFIG, MAX_RANK, WEIGHTS
 from models.vlm import ADAPTER_NAME
-from models.vlm.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_hash
+from models.vlm.checkpoint import adapter_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
-
-MAX_RANK = 256
 
 
 def check_adapter(folder: Path) -> int:
@@ -32,8 +31,8 @@ def check_adapter(folder: Path) -> int:
     """
     adapter_hash(folder)
     try:
-        raw = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
-        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
+        raw = json.loads((folder / CONFIG).read_text("utf-8"))
+        with safe_open(folder / WEIGHTS, "pt") as file:
             names = list(file.keys())
     except (ValueError, SafetensorError) as error:
         raise ValueError(f"adapter: {folder.name!r} is damaged: {error}") from error

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from models import peft_files
 from models.folders import files_hash
 from models.vlm.inputs import Composer
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 FAMILIES = ("qwen3_vl", "qwen2_5_vl", "qwen2_vl")
 """What `config.json` may call its model type here; vLLM serves many more."""
 CONFIG, FACTS, ADAPTERS = "config.json", "roboserve.json", "adapters"
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Quantization = Literal["none", "int8", "nf4"]
 
 
@@ -167,7 +167,7 @@ def load_checkpoint(
 
 def shipped_adapters(path: Path) -> dict[str, Path]:
     """Return name to folder of the adapters that come with a checkpoint."""
-    return {found.parent.name: found.parent for found in sorted((path / ADAPTERS).glob(f"*/{ADAPTER_CONFIG}"))}
+    return {found.parent.name: found.parent for found in sorted((path / ADAPTERS).glob(f"*/{peft_files.CONFIG}"))}
 
 
 def adapter_hash(path: Path) -> str:
@@ -176,10 +176,10 @@ def adapter_hash(path: Path) -> str:
     Raises:
         FileNotFoundError: it has no configuration or no safetensors.
     """
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+    for name in (peft_files.CONFIG, peft_files.WEIGHTS):
         if not (path / name).is_file():
             raise FileNotFoundError(f"adapter: the folder {path.name!r} has no {name}")
-    return files_hash((path / ADAPTER_CONFIG, path / ADAPTER_WEIGHTS))
+    return files_hash((path / peft_files.CONFIG, path / peft_files.WEIGHTS))
 
 
 def _quantization(kind: Quantization) -> Any:

@@ -24,7 +24,8 @@ from finetune.lora.presets import PRESETS, preset
 from finetune.lora.train import FinetuneConfig, finetune
 from finetune.lora.trainable import LoraSettings, make_trainable, matching, require_four_bits
 from finetune.lora.weights import WeightSettings, frame_weights
-from models.policies.adapters import CONFIG, FACTS, WEIGHTS, merge, read_adapter, seal
+from models.peft_files import CONFIG, WEIGHTS
+from models.policies.adapters import FACTS, merge, read_adapter, seal
 from models.policies.flow_vla.checkpoint import load_checkpoint
 from models.policies.low_rank import LowRankMixer
 from robot_client.dataset import DatasetWriter

@@ -21,7 +21,7 @@ from finetune.ogpo.agent import OgpoLearner
 from finetune.ogpo.config import ChiSquaredConfig, OgpoConfig, small, variant
 from finetune.ogpo.objective import clipped_loss
 from models.policies.denoising import DiffusionSteps, FlowSteps, whole_score
-from models.policies.flow_vla.checkpoint import Normalizer
+from models.policies.normalizer import Normalizer
 from models.policies.state_flow.checkpoint import StatePolicyConfig
 from models.policies.state_flow.network import StateFlowConfig, StateFlowNetwork
 from tests.weights import parameters_hash

@@ -27,9 +27,10 @@ from finetune.robometer.embedded import Sizes, make_config, make_tokenizer
 from finetune.robometer.finetune import FinetuneConfig, Watch, finetune
 from finetune.robometer.sources import DataSource, data_sources, kept_frames, load_clips
 from finetune.robometer.trainable import LoraSettings, make_full, make_lora
+from models.peft_files import WrongBaseError
 from models.rewards.contract import Pair, Query
 from models.rewards.load import load_reward
-from models.robometer.adapter import WrongBaseError, load_adapter
+from models.robometer.adapter import load_adapter
 from models.robometer.checkpoint import RobometerSettings, load_checkpoint, save_checkpoint
 from models.robometer.network import RobometerNetwork
 from models.robometer.prompt import EMBEDDED_PROMPT

@@ -16,7 +16,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from finetune.lora.artefacts import merge_adapter
-from models.policies.adapters import CONFIG, FACTS, WEIGHTS, WrongBaseError
+from models.peft_files import CONFIG, WEIGHTS, WrongBaseError
+from models.policies.adapters import FACTS
 from models.policies.flow_vla import FlowVLAPolicy
 from tests.adapters import HEAD, make_adapter, make_base, make_item
 

@@ -11,11 +11,12 @@ import torch
 
 from models.policies.contract import ActItem, ActOptions, CameraSpec, Observation, VectorSpec
 from models.policies.flow_vla import FlowVLAPolicy
-from models.policies.flow_vla.checkpoint import CheckpointConfig, Normalizer, load_checkpoint, save_checkpoint
+from models.policies.flow_vla.checkpoint import CheckpointConfig, load_checkpoint, save_checkpoint
 from models.policies.flow_vla.flow import Guidance, flow_loss, guided_velocity, integrate
 from models.policies.flow_vla.network import FlowVLANetwork, NetworkConfig
 from models.policies.flow_vla.rtc import guidance_weight, prefix_weights
 from models.policies.flow_vla.tokenizer import HashTokenizer
+from models.policies.normalizer import Normalizer
 
 H, A = 16, 4
 

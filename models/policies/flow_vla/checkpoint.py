@@ -12,7 +12,6 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -20,38 +19,15 @@ from safetensors.torch import load_file, save_file
 from models.policies.contract import CameraSpec, PolicySpec, VectorSpec
 from models.policies.flow_vla.network import FlowVLANetwork, NetworkConfig
 from models.policies.flow_vla.tokenizer import HashTokenizer  # noqa: TC001  pydantic reads it at run time
+from models.policies.normalizer import Normalizer  # noqa: TC001  pydantic reads it at run time
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT: Literal["roboserve-flow-vla-1"] = "roboserve-flow-vla-1"
 NORMALIZATION = "mean_std"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Normalizer:
-    """Model space is (value - mean) / std, dimension by dimension; std is above 0."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or min(self.std, default=1.0) <= 0:
-            raise ValueError("normalization: mean and std must be of one length and every std above 0")
-
-    def normalize(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return values (..., size) in model space, float32."""
-        scaled: NDArray[np.float32] = ((values - np.asarray(self.mean)) / np.asarray(self.std)).astype(np.float32)
-        return scaled
-
-    def restore(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return model-space values (..., size) in physical units, float32."""
-        restored: NDArray[np.float32] = (values * np.asarray(self.std) + np.asarray(self.mean)).astype(np.float32)
-        return restored
 
 
 @dataclass(frozen=True, kw_only=True)

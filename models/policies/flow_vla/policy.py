@@ -16,7 +16,7 @@ from models.folders import checkpoint_folder
 from models.policies.adapter_folder import AdapterFolder
 from models.policies.adapters import Base, read_adapter
 from models.policies.contract import ActionChunk, PolicySpec
-from models.policies.flow_vla.checkpoint import Normalizer, load_checkpoint
+from models.policies.flow_vla.checkpoint import load_checkpoint
 from models.policies.flow_vla.flow import Guidance, integrate
 from models.policies.flow_vla.rtc import prefix_weights
 from models.policies.low_rank import LowRankMixer
@@ -147,7 +147,7 @@ class FlowVLAPolicy:
                 guidance=guidance,
             )
         normalized = model.cpu().numpy().astype(np.float32)
-        scales = [self._config.action_normalizer if one is None else _normalizer(one, "action") for one in adapters]
+        scales = [self._config.action_normalizer if one is None else one.facts.action for one in adapters]
         actions = np.stack([scale.restore(row) for scale, row in zip(scales, normalized, strict=True)])
         actions = np.clip(
             actions, np.asarray(self._spec.action.low, np.float32), np.asarray(self._spec.action.high, np.float32)
@@ -183,7 +183,7 @@ class FlowVLAPolicy:
             [np.stack([item.observation.images[camera.name] for camera in self._spec.cameras]) for item in items]
         )
         images = torch.from_numpy(pixels).to(self._device).permute(0, 1, 4, 2, 3).to(self._dtype) / 127.5 - 1.0
-        scales = [self._config.state_normalizer if one is None else _normalizer(one, "state") for one in adapters]
+        scales = [self._config.state_normalizer if one is None else one.facts.state for one in adapters]
         states = np.stack([scale.normalize(item.observation.state) for scale, item in zip(scales, items, strict=True)])
         words = self._config.tokenizer([item.observation.instruction for item in items])
         context: dict[str, Tensor] = {}
@@ -266,11 +266,6 @@ class FlowVLAPolicy:
             _check_shape("leftover", options.leftover, (rows, spec.action.size))
             if not np.isfinite(options.leftover).all():
                 raise ValueError("leftover: has values that are not finite")
-
-
-def _normalizer(fitted: FittedAdapter, kind: Literal["state", "action"]) -> Normalizer:
-    statistics = fitted.facts.state if kind == "state" else fitted.facts.action
-    return Normalizer(mean=statistics.mean, std=statistics.std)
 
 
 def _check_shape(name: str, value: NDArray[np.generic] | None, shape: tuple[int, ...]) -> None:

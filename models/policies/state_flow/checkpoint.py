@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from models.folders import files_hash
 from models.policies.denoising import DiffusionSteps, FlowSteps
-from models.policies.flow_vla.checkpoint import Normalizer
+from models.policies.normalizer import Normalizer
 from models.policies.state_flow.network import StateFlowConfig, StateFlowNetwork
 
 if TYPE_CHECKING:
