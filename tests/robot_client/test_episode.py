@@ -281,6 +281,17 @@ def test_other_weights_after_a_reconnect_are_reported():
     assert [event.message for event in report.events if event.kind == "model_changed"] == ["revision 1 became 2"]
 
 
+def test_adapters_that_came_meanwhile_make_no_other_policy():
+    robot = NeverThere()
+    with point_server(robot) as server, fast_link(server, robot) as link:
+        link.wait_ready(5.0)
+        server.contract = make_contract(**{**vars(server.contract), "adapters": ("door",)})
+        watcher = Watcher(lambda record: server.notify({"type": "draining"}) if record.tick == 5 else None)
+        report = episode(robot, link, watcher, max_seconds=0.6).run()
+    assert report.ended == "max_seconds"
+    assert len({message["session"] for message in server.acts()}) == 2
+
+
 def test_another_policy_after_a_reconnect_is_refused():
     robot = NeverThere()
     with point_server(robot) as server, fast_link(server, robot) as link:
