@@ -53,7 +53,7 @@ imports: $(STAMP) ## who may import whom
 	$(BIN)/lint-imports
 
 unit: $(STAMP) ## pytest (ARGS='-k wire' to choose)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 format: $(STAMP) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

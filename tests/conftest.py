@@ -26,8 +26,12 @@ LONG = ("tests/test_readme.py", "tests/serving/test_rewind_served.py")
 """Minutes each, most of them waiting: they go first, so that the end is not one worker with one of them."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests, and all that attack the shared platform, in one process: their fixtures are made once."""
+    """Keep a file's tests, and all that attack the shared platform, in one process: their fixtures are made once.
+
+    It must run before pytest-xdist's own hook, which reads the marks.
+    """
     for item in items:
         shared = "platform" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("platform" if shared else item.nodeid.partition("::")[0]))
