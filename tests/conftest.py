@@ -38,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to run where pytest-xdist was asked to group tests and has not: it would start every platform thrice."""
+    if getattr(session.config.option, "loadgroup", False) and not all("@" in item.nodeid for item in session.items):
+        raise pytest.UsageError("pytest-xdist has grouped no tests; see pytest's bound in pyproject.toml")
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """Root of the repository."""

@@ -14,6 +14,10 @@ from serving.config import load_config
 from serving.launch import _deploy, platform
 
 
+PATIENCE_S = 270.0
+"""Three platforms may start at once on two cores."""
+
+
 def _leave(_signal: int, _frame: object) -> None:
     raise SystemExit(0)
 
@@ -21,7 +25,7 @@ def _leave(_signal: int, _frame: object) -> None:
 def main() -> None:
     """Run."""
     config = load_config(Path(sys.argv[1]))
-    with platform(config, report=lambda line: print(line, flush=True)) as running:
+    with platform(config, report=lambda line: print(line, flush=True), timeout_s=PATIENCE_S) as running:
         signal.signal(signal.SIGTERM, _leave)
         print(f"logs {running.logs}", flush=True)
         print(f"ready {running.url}", flush=True)
