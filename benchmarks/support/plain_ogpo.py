@@ -17,7 +17,7 @@ from models.policies.denoising import FlowSteps
 if TYPE_CHECKING:
     from finetune.common.experience import Batch
     from finetune.ogpo.agent import OgpoLearner
-    from models.policies.state_flow.network import StateFlowNetwork
+    from models.policies.chunk_field import ChunkField
 
 _CUT = 3.0
 
@@ -109,7 +109,7 @@ class PlainOgpo:
             points.append(mean + deviation * noises[step + 1].clamp(-_CUT, _CUT))
         return points, self._score(self.learner.average, seen, points)
 
-    def _score(self, network: StateFlowNetwork, seen: Tensor, points: list[Tensor]) -> Tensor:
+    def _score(self, network: ChunkField, seen: Tensor, points: list[Tensor]) -> Tensor:
         whole = torch.zeros(len(seen))
         for step in range(self.steps.steps):
             mean, deviation = self._step(network, seen, points[step], step)
@@ -118,7 +118,7 @@ class PlainOgpo:
             whole = whole + each.sum(dim=(1, 2))
         return whole / ((self.steps.steps + 1) * self.learner.policy.size)
 
-    def _step(self, network: StateFlowNetwork, seen: Tensor, point: Tensor, step: int) -> tuple[Tensor, float]:
+    def _step(self, network: ChunkField, seen: Tensor, point: Tensor, step: int) -> tuple[Tensor, float]:
         count = self.steps.steps
         left = 1 - step / count
         velocity = network.velocity(network.encode(seen), point, torch.full((len(seen),), left))

@@ -31,6 +31,6 @@ class BpttLearner(OgpoLearner):
     def policy_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return what is to be minimised."""
         noise = torch.randn(len(batch.states), *self.policy.chunk, generator=generator)
-        chunks = self.policy.decode(self.network, batch.states, noise).clamp(-1.0, 1.0)
+        chunks = self.policy.decode(self.network, batch.states, noise)
         loss = -self.values(self.target, batch.states, chunks).mean()
         return loss, {"policy_loss": loss.item()}

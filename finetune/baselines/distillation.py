@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from finetune.common.experience import Batch
     from finetune.common.learning import Mode
     from finetune.ogpo.config import OgpoConfig
-    from models.policies.state_flow.network import StateFlowNetwork
+    from models.policies.chunk_field import ChunkField
 
 
 def distillation(config: OgpoConfig, *, best_of: int = 8) -> OgpoConfig:
@@ -32,7 +32,7 @@ def distillation(config: OgpoConfig, *, best_of: int = 8) -> OgpoConfig:
 class DistillationLearner(OgpoLearner):
     """See the module; it takes `distillation`'s settings."""
 
-    def __init__(self, config: OgpoConfig, policy: ChunkPolicy, network: StateFlowNetwork, *, seed: int) -> None:
+    def __init__(self, config: OgpoConfig, policy: ChunkPolicy, network: ChunkField, *, seed: int) -> None:
         super().__init__(config, policy, network, seed=seed)
         self.judged: Mapping[str, Mode] = {"": "collect", "single_": "draw"}
 

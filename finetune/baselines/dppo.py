@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from finetune.common.experience import Sources
     from finetune.common.learning import Mode
     from finetune.common.macro import Macro
-    from models.policies.state_flow.network import StateFlowNetwork
+    from models.policies.chunk_field import ChunkField
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,12 @@ class DppoLearner:
         network: the policy's; trained in place. `seed`: of the value's weights, and of every iteration.
     """
 
-    def __init__(self, config: DppoConfig, policy: ChunkPolicy, network: StateFlowNetwork, *, seed: int) -> None:
+    def __init__(self, config: DppoConfig, policy: ChunkPolicy, network: ChunkField, *, seed: int) -> None:
         self.config, self.policy, self.seed, self._iterations = config, policy, seed, 0
         self.network = network.requires_grad_(requires_grad=True)
         torch.manual_seed(seed)
         self.value = CriticEnsemble(
-            policy.config.network.state_size, heads=1, hidden=config.hidden, layers=config.layers, activation="relu"
+            policy.sizes.state_size, heads=1, hidden=config.hidden, layers=config.layers, activation="relu"
         )
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "network": torch.optim.Adam(self.network.parameters(), lr=config.learning_rate),
@@ -111,7 +111,7 @@ class DppoLearner:
         chain = self.policy.draw(self.network, seen, generator)
         if mode == "collect":
             self._chosen.append((seen, chain))
-        chosen: NDArray[np.float32] = chain.actions.numpy()
+        chosen: NDArray[np.float32] = self.policy.played(chain).numpy()
         return chosen
 
     def keep(self, macro: Macro) -> None:

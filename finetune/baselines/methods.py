@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.baselines.bptt import BpttLearner, bptt
@@ -12,15 +11,17 @@ from finetune.baselines.dppo import DppoConfig, DppoLearner
 from finetune.baselines.residual import ResidualConfig, ResidualLearner
 from finetune.baselines.rlpd import RlpdConfig, RlpdLearner
 from finetune.common.chunk_policy import load_chunk_policy
-from finetune.common.environments.registry import make_env
+from finetune.common.environments.seeing import maker
 from finetune.common.learning import LearningJob
 from finetune.ogpo.config import small
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from finetune.common.chunk_policy import ChunkPolicy
     from finetune.common.experience import ExperienceConfig
     from finetune.common.learning import JobConfig, Learner
+    from models.policies.chunk_field import ChunkField
 
 Name = Literal["dppo", "bptt", "residual", "distillation", "rlpd"]
 
@@ -37,30 +38,31 @@ def baseline_job(
     Raises:
         ValueError: the folder of the run belongs to another.
     """
-    learner, settings, policy = _learner(name, folder, task, config.seed, updates)
-    identity = {"method": name, "settings": asdict(settings), "task": task, "policy": policy}
-    return LearningJob(config, learner, partial(make_env, task), identity=identity)
-
-
-def _learner(name: Name, folder: Path, task: str, seed: int, updates: float | None) -> tuple[Learner, Any, str]:
     policy, network = load_chunk_policy(folder)
+    learner, settings = _learner(name, policy, network, task, config.seed, updates)
+    identity = {"method": name, "settings": asdict(settings), "task": task, "policy": policy.content_hash}
+    return LearningJob(config, learner, maker(task, policy.encoder), identity=identity)
+
+
+def _learner(
+    name: Name, policy: ChunkPolicy, network: ChunkField, task: str, seed: int, updates: float | None
+) -> tuple[Learner, Any]:
     ogpo = small()
     ogpo = replace(ogpo, experience=_paced(ogpo.experience, updates))
     if name == "bptt":
         settings = bptt(ogpo)
-        return BpttLearner(settings, policy, network, seed=seed), settings, policy.content_hash
+        return BpttLearner(settings, policy, network, seed=seed), settings
     if name == "distillation":
         settings = distillation(ogpo)
-        return DistillationLearner(settings, policy, network, seed=seed), settings, policy.content_hash
+        return DistillationLearner(settings, policy, network, seed=seed), settings
     if name == "residual":
         residual = ResidualConfig(experience=replace(ogpo.experience, batch=128))
-        return ResidualLearner(residual, policy, network, seed=seed), residual, policy.content_hash
+        return ResidualLearner(residual, policy, network, seed=seed), residual
     if name == "rlpd":
         rlpd = RlpdConfig(experience=replace(ogpo.experience, batch=128, updates=updates or 1.0))
-        learner = RlpdLearner(rlpd, policy.config, make_env(task), seed=seed)
-        return learner, rlpd, policy.content_hash
+        return RlpdLearner(rlpd, policy.config, maker(task, policy.encoder)(), seed=seed), rlpd
     dppo = DppoConfig()
-    return DppoLearner(dppo, policy, network, seed=seed), dppo, policy.content_hash
+    return DppoLearner(dppo, policy, network, seed=seed), dppo
 
 
 def _paced(experience: ExperienceConfig, updates: float | None) -> ExperienceConfig:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from finetune.common.experience import Batch
     from finetune.common.learning import Mode
     from finetune.common.macro import Macro
-    from models.policies.state_flow.network import StateFlowNetwork
+    from models.policies.chunk_field import ChunkField
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,11 @@ class ResidualLearner:
         network: the frozen policy's. `seed`: of the weights, and of every update.
     """
 
-    def __init__(self, config: ResidualConfig, policy: ChunkPolicy, network: StateFlowNetwork, *, seed: int) -> None:
+    def __init__(self, config: ResidualConfig, policy: ChunkPolicy, network: ChunkField, *, seed: int) -> None:
         self.config, self.policy, self.seed, self._steps = config, policy, seed, 0
         self.network = network.requires_grad_(requires_grad=False)
         torch.manual_seed(seed)
-        size = policy.config.network
+        size = policy.sizes
         inputs = size.state_size + policy.size
         self.actor = GaussianActor(
             inputs, policy.size, hidden=config.hidden, temperature=config.temperature, quiet=True
@@ -155,7 +155,7 @@ class ResidualLearner:
         return wanted
 
     def _base(self, seen: Tensor, generator: torch.Generator) -> Tensor:
-        return self.policy.draw(self.network, seen, generator).actions.flatten(1).clamp(-1.0, 1.0)
+        return self.policy.played(self.policy.draw(self.network, seen, generator)).flatten(1)
 
     def _corrected(self, base: Tensor, residual: Tensor) -> Tensor:
         return (base + self.config.bound * residual).clamp(-1.0, 1.0)

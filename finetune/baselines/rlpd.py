@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from finetune.common.demonstrations import Demonstrator
     from finetune.common.learning import Mode
     from finetune.common.macro import Macro
+    from models.policies.flow_vla.head import HeadPolicyConfig
     from models.policies.state_flow.checkpoint import StatePolicyConfig
 
 
@@ -60,7 +61,12 @@ class RlpdLearner:
     """
 
     def __init__(
-        self, config: RlpdConfig, policy: StatePolicyConfig, env: gymnasium.Env[Any, Any], *, seed: int
+        self,
+        config: RlpdConfig,
+        policy: StatePolicyConfig | HeadPolicyConfig,
+        env: gymnasium.Env[Any, Any],
+        *,
+        seed: int,
     ) -> None:
         self.config, self.policy = config, policy
         torch.manual_seed(seed)

@@ -41,6 +41,7 @@ def train(
     ] = "matched",
     last: Annotated[int, typer.Option(help="Steps from the end that are scored; 0 is all.")] = 0,
     updates: Annotated[float, typer.Option(help="For each step; 0 keeps the settings'.")] = 0.0,
+    execute: Annotated[int, typer.Option(help="Rows to play of a chunk, which must be all; 0 keeps the policy's.")] = 0,
     best_of: Annotated[int, typer.Option(help="Chains from which a chunk to play is chosen.")] = 1,
     next_actions: Annotated[int, typer.Option(help="Draws at the next state; 8 for Q-variance reduction.")] = 1,
     reward: options.RewardOption = "env",
@@ -88,7 +89,7 @@ def train(
     folder = checkpoint_folder(policy)
     chain = denoising(folder, noise=denoising_noise or None, correction=correction, last=last or None)
     to = publisher(publish, job=out, always=publish_always, over=publish_over)
-    job = OgpoJob(config, method, folder, task=task, steps=chain)
+    job = OgpoJob(config, method, folder, task=task, steps=chain, execute=execute or None)
     options.run_job(job, task, to=to, export=job.export)
     job.export(out / "checkpoint")
     typer.echo(f"run: {out}; policy: {out / 'checkpoint'}")

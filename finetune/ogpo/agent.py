@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from finetune.common.learning import Mode
     from finetune.common.macro import Macro
     from finetune.ogpo.config import OgpoConfig
-    from models.policies.state_flow.network import StateFlowNetwork
+    from models.policies.chunk_field import ChunkField
 
 
 class OgpoLearner:
@@ -45,11 +45,11 @@ class OgpoLearner:
         ValueError: the policy does not play its chunks to their end.
     """
 
-    def __init__(self, config: OgpoConfig, policy: ChunkPolicy, network: StateFlowNetwork, *, seed: int) -> None:
+    def __init__(self, config: OgpoConfig, policy: ChunkPolicy, network: ChunkField, *, seed: int) -> None:
         self.config, self.policy = config, policy
         self.network = network.requires_grad_(requires_grad=True)
         self.average, self.slow = (copy.deepcopy(network).requires_grad_(requires_grad=False) for _ in range(2))
-        size, rows = policy.config.network, policy.chunk[0]
+        size, rows = policy.sizes, policy.chunk[0]
         if policy.config.execute != rows:
             raise ValueError(f"execute: {policy.config.execute} of {rows} rows, a chunk must be played to its end")
         torch.manual_seed(seed)
@@ -92,7 +92,7 @@ class OgpoLearner:
         """Draw chunks of the averaged policy; to learn from, the best of several by the smaller of two random heads."""
         seen = self.policy.config.normalize(torch.from_numpy(states))
         number = self.config.best_of if mode == "collect" else 1
-        chunks = self.policy.draw(self.average, seen, generator, group=number).actions.clamp(-1.0, 1.0)
+        chunks = self.policy.played(self.policy.draw(self.average, seen, generator, group=number))
         if number > 1:
             heads = torch.randperm(self.config.heads, generator=generator)[:2]
             values = self.values(self.target, seen, chunks)[heads].min(dim=0).values
@@ -144,7 +144,7 @@ class OgpoLearner:
         """Return the loss of whole chains at a batch's states, and what is logged of it."""
         config, states, shape = self.config, batch.states, (len(batch.states), self.config.group)
         chain = self.policy.draw(self.average, states, generator, group=config.group)
-        values = self.values(self.target, states, chain.actions.clamp(-1.0, 1.0))
+        values = self.values(self.target, states, self.policy.played(chain))
         log_prob = self.policy.score(self.network, states, chain).reshape(shape)
         drawn = self.policy.whole(chain).reshape(shape)
         ratio, high = (log_prob - drawn).exp(), 1 + config.clip
@@ -175,7 +175,7 @@ class OgpoLearner:
     def targets(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return y (B,): the window's return and, where the episode lives on, the discounted value of what follows."""
         config, number = self.config, self.config.next_actions * self.config.target_best_of
-        chunks = self.policy.draw(self.average, batch.after, generator, group=number).actions.clamp(-1.0, 1.0)
+        chunks = self.policy.played(self.policy.draw(self.average, batch.after, generator, group=number))
         values = self.values(self.target, batch.after, chunks)
         if config.target_best_of > 1:
             values = values.reshape(config.heads, -1, config.next_actions, config.target_best_of)

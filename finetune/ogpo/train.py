@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from finetune.common.chunk_policy import load_chunk_policy
-from finetune.common.environments.registry import make_env
+from finetune.common.environments.seeing import maker
 from finetune.common.learning import LearningJob
 from finetune.ogpo.agent import OgpoLearner
 from models.policies.denoising import DiffusionSteps, FlowSteps
-from models.policies.state_flow.checkpoint import load_state_policy, save_state_policy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +23,7 @@ class OgpoJob(LearningJob):
 
     Args:
         folder: the cloned policy's checkpoint. `task`: see `make_env`.
-        steps: another chain than the checkpoint's.
+        steps: another chain than the checkpoint's. `execute`: rows to play of a chunk, if others than the checkpoint's.
     """
 
     def __init__(
@@ -36,29 +34,29 @@ class OgpoJob(LearningJob):
         *,
         task: str,
         steps: FlowSteps | DiffusionSteps | None = None,
+        execute: int | None = None,
     ) -> None:
-        policy, network = load_chunk_policy(folder, steps)
+        policy, network = load_chunk_policy(folder, steps, execute=execute)
         identity = {"method": "ogpo", "settings": asdict(method), "task": task, "policy": policy.content_hash}
         identity["denoising"] = asdict(policy.steps)
         self.ogpo = OgpoLearner(method, policy, network, seed=config.seed)
-        super().__init__(config, self.ogpo, partial(make_env, task), identity=identity)
+        super().__init__(config, self.ogpo, maker(task, policy.encoder), identity=identity)
 
     def export(self, folder: Path) -> None:
         """Write the averaged policy as a checkpoint that is served like the one it came from."""
         policy = self.ogpo.policy
-        config = replace(policy.config, denoising=policy.steps)
         card = (
-            f"# {config.id}\n\nOGPO, {self.counts.steps} steps of the environment, {self.ogpo.experience.updates} "
-            f"updates, seed {self.config.seed}, from the policy {policy.content_hash}.\n"
+            f"# {policy.config.id}\n\nOGPO, {self.counts.steps} steps of the environment, "
+            f"{self.ogpo.experience.updates} updates, seed {self.config.seed}, from the policy {policy.content_hash}.\n"
         )
-        save_state_policy(folder, config, self.ogpo.average, card=card)
+        policy.save(folder, self.ogpo.average, card=card)
 
 
 def denoising(
     folder: Path, *, noise: float | None, correction: Literal["matched", "reference"], last: int | None
 ) -> FlowSteps | DiffusionSteps:
     """Return a checkpoint's chain, with other noise or other scored steps."""
-    steps = load_state_policy(folder)[0].denoising
+    steps = load_chunk_policy(folder)[0].steps
     if isinstance(steps, FlowSteps):
         return replace(steps, noise=noise or steps.noise, correction=correction, last=last)
     return replace(steps, last=last)

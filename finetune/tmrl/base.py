@@ -8,14 +8,15 @@ import numpy as np
 
 from clients.errors import RoboserveError
 from clients.policy import ActOptions, PolicyClient
-from models.policies.state_flow.checkpoint import load_state_policy
-from models.policies.state_flow.policy import SteerableFlow
+from models.policies.flow_vla.steerable import SteerableVla
+from models.policies.steered.base import open_flow
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from models.policies.flow_vla.head import ViewEncoder
     from models.policies.steered.choice import Steering
 
 
@@ -46,9 +47,13 @@ class SteeredPolicy(Protocol):
         """Return chunks float32 (N, H, A) for states (N, S)."""
         ...
 
+    def look(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the agent that steers it is shown of states (N, S), float32 (N, L)."""
+        ...
+
 
 class LocalPolicy:
-    """A checkpoint folder of `models.policies.state_flow`; its chunks are cut to [-1, 1].
+    """A checkpoint folder of `models.policies.state_flow` or `flow_vla`; its chunks are cut to [-1, 1].
 
     Args:
         steps: Euler steps of the flow.
@@ -56,9 +61,18 @@ class LocalPolicy:
 
     def __init__(self, folder: Path, *, steps: int = 10) -> None:
         self.folder, self.steps = folder, steps
-        config, network, self.content_hash = load_state_policy(folder)
-        self.flow = SteerableFlow(config, network, self.content_hash, steps=steps)
+        self.flow = open_flow(folder, steps=steps)
+        self.content_hash = self.flow.content_hash
         self.chunk, self.execute, self.context_size = self.flow.chunk, self.flow.execute, self.flow.context_size
+
+    @property
+    def encoder(self) -> ViewEncoder | None:
+        """What makes states of what a robot sees, for a VLA."""
+        return self.flow.encoder if isinstance(self.flow, SteerableVla) else None
+
+    def look(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the agent is shown."""
+        return self.flow.look(states)
 
     def act(self, states: NDArray[np.float32], steering: Steering) -> NDArray[np.float32]:
         """Return chunks."""
@@ -97,6 +111,10 @@ class ServedPolicy:
             RoboserveError: the service's refusal.
         """
         return np.stack([self._ask(state, steering, index) for index, state in enumerate(states)])
+
+    def look(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return states as they are."""
+        return states
 
     def close(self) -> None:
         """End the connection."""

@@ -64,7 +64,7 @@ class SteeringLearner:
     """A `finetune.common.learning.Learner`.
 
     Args:
-        policy: the frozen one. `states`: numbers of an observation.
+        policy: the frozen one. `states`: numbers of what the agent is shown (`SteeredPolicy.look`).
         agent: `TmrlAgent`, or another that chooses in its place.
         seed: of weights and updates.
     """
@@ -105,11 +105,11 @@ class SteeringLearner:
         """Return chunks float32 (N, H, A): explored, at first uniformly, or for the agent's likeliest choices."""
         random = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
         if mode == "draw":
-            choices = self.agent.choose(states, None)
+            choices = self.agent.choose(self.policy.look(states), None)
         elif self.decisions < self.config.warmup:
             choices = random.uniform(-1.0, 1.0, (len(states), self.space.size)).astype(np.float32)
         else:
-            choices = self.agent.choose(states, random)
+            choices = self.agent.choose(self.policy.look(states), random)
         steering = self.space.spread(choices, random)
         (self._levels if mode == "draw" else self._collected).extend(steering.level.tolist())
         if mode == "collect":
@@ -119,11 +119,12 @@ class SteeringLearner:
 
     def keep(self, macro: Macro) -> None:
         """Keep what the oldest choice that waits led to."""
+        before, after = self.policy.look(macro.observations[[0, -1]])
         self.replay.add(
-            macro.observations[0],
+            before,
             self._open.popleft(),
             float(macro.rewards.sum()),
-            macro.observations[-1],
+            after,
             done=macro.terminated,
             over=macro.over,
             success=macro.success,

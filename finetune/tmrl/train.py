@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.common.environments.registry import make_env
+from finetune.common.environments.seeing import maker
 from finetune.common.learning import LearningJob
 from finetune.tmrl.agent import TmrlAgent
 from finetune.tmrl.base import LocalPolicy
@@ -51,8 +51,8 @@ class TmrlJob(LearningJob):
         make: Callable[[], gymnasium.Env[Any, Any]] | None = None,
         agent: MakeAgent = TmrlAgent,
     ) -> None:
-        made = make or (lambda: make_env(task))
-        states = int(np.prod(made().observation_space.shape or ()))
+        made = make or maker(task, policy.encoder if isinstance(policy, LocalPolicy) else None)
+        states = policy.look(np.zeros((1, *(made().observation_space.shape or ())), np.float32)).shape[1]
         learner = SteeringLearner(method, policy, states=states, seed=config.seed, agent=agent)
         facts = {"task": task, "policy": policy.content_hash, "agent": type(learner.agent).__name__}
         super().__init__(config, learner, made, identity={**facts, "tmrl": asdict(method)})

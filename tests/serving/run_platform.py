@@ -13,7 +13,6 @@ from pathlib import Path
 from serving.config import load_config
 from serving.launch import _deploy, platform
 
-
 PATIENCE_S = 270.0
 """Three platforms may start at once on two cores."""
 

@@ -39,6 +39,7 @@ class RobotEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
     Args:
         robot: a `Robot`, or the name of one as the robot client knows it.
         task: of a robot that has tasks. `instruction`: what is to be done, for a reward model; the robot's own when "".
+        told: what the policy is told to do; the instruction when "".
         camera: which one `render` shows; the first by default.
         pace: "clock" or "step", see above. `horizon`: steps of an episode.
 
@@ -55,6 +56,7 @@ class RobotEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
         *,
         task: str | None = None,
         instruction: str = "",
+        told: str = "",
         camera: str = "",
         pace: Pace = "step",
         horizon: int = 200,
@@ -70,12 +72,15 @@ class RobotEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
         self._camera = camera or interface.cameras[0]
         if self._camera not in interface.cameras:
             raise RoboserveError("not_found", f"camera: {camera!r}; the robot has {', '.join(interface.cameras)}")
+        self.cameras = tuple(interface.cameras)
         self.instruction = instruction or str(getattr(self._robot, "instruction", ""))
+        self.told = told or self.instruction
         size = interface.state.size
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (interface.action.size,), np.float32)
         self._safety = Safety(safety or SafetyConfig(), interface.action)
         self._horizon, self._left = horizon, 0
+        self._seen: RobotObservation | None = None
         self._last: NDArray[np.float32] | None = None
         self._driver = _Driver(self._robot, self._hold) if pace == "clock" else None
 
@@ -106,9 +111,20 @@ class RobotEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
         success = finished is True
         return self._state(), float(success), success, finished is False or self._left <= 0, {"success": success}
 
+    @property
+    def seen(self) -> RobotObservation:
+        """What the robot saw at the latest step.
+
+        Raises:
+            RoboserveError: `invalid_request` before the first reset.
+        """
+        if self._seen is None:
+            raise RoboserveError("invalid_request", "robot: reset must come before the first observation")
+        return self._seen
+
     def render(self) -> Any:
         """Return what the camera saw at the latest step, uint8 (height, width, 3)."""
-        return self._seen.images[self._camera]
+        return self.seen.images[self._camera]
 
     def close(self) -> None:
         """Stop driving the robot."""
@@ -132,7 +148,7 @@ class RobotEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
             self._robot.act(command)
 
     def _state(self) -> NDArray[np.float32]:
-        return np.asarray(self._seen.state, np.float32)
+        return np.asarray(self.seen.state, np.float32)
 
     def _on_robot(self, work: Callable[[], Any]) -> Any:
         return work() if self._driver is None else self._driver.run(work)

@@ -54,6 +54,16 @@ class NetworkConfig:
     blocks: int = 3
     context: ContextSchedule | None = None
 
+    @property
+    def image_features(self) -> int:
+        """Numbers that describe one image."""
+        return 4 * self.keypoints + self.channels[-1] * (self.image_size // 16) ** 2
+
+    @property
+    def features(self) -> int:
+        """Numbers of all that is known of an observation."""
+        return self.cameras * self.image_features + self.state_size + self.text_width
+
     def __post_init__(self) -> None:
         if self.image_size < 16 or self.image_size % 16:
             raise ValueError(f"image_size: {self.image_size}, must be a multiple of 16")
@@ -73,6 +83,43 @@ class Prefix(NamedTuple):
         return Prefix(self.summary.repeat_interleave(times, dim=0), level)
 
 
+def prefix_of(
+    config: NetworkConfig,
+    summary: nn.Module,
+    features: Tensor,
+    *,
+    level: Tensor | None = None,
+    context_noise: Tensor | None = None,
+) -> Prefix:
+    """Return what the expert needs of features (B, features) as `FlowVLANetwork.features` gives them.
+
+    Args:
+        summary: the network's. `level`, `context_noise`: as in `FlowVLANetwork.encode`.
+
+    Raises:
+        ValueError: the one without the other, or noise that this network knows nothing of.
+    """
+    if config.context is None:
+        if level is not None or context_noise is not None:
+            raise ValueError("context_level: this policy was trained without context noise")
+        return Prefix(summary(features))
+    if level is None or context_noise is None:
+        raise ValueError("context_level, context_noise: both must be given to a policy trained with context noise")
+    *cameras, words = _context_parts(config)
+    *seen, state, instruction = torch.split(features, [*cameras, config.state_size, words], dim=-1)
+    noises = torch.split(context_noise, [*cameras, words], dim=-1)
+    noised = [
+        noise_feature(feature, level, noise, config.context)
+        for feature, noise in zip([*seen, instruction], noises, strict=True)
+    ]
+    return Prefix(summary(torch.cat([*noised[:-1], state, noised[-1]], dim=-1)), level)
+
+
+def _context_parts(config: NetworkConfig) -> list[int]:
+    """Return the numbers of each feature that is noised on its own: one for each camera, one for the words."""
+    return [config.image_features] * config.cameras + [config.text_width]
+
+
 class FlowVLANetwork(nn.Module):
     """Velocity field over action chunks, conditioned on an observation."""
 
@@ -81,9 +128,8 @@ class FlowVLANetwork(nn.Module):
         self.config = config
         self.words = WordEncoder(config)
         self.vision = VisionEncoder(config)
-        features = config.cameras * self.vision.features + config.state_size + config.text_width
         self.summary = nn.Sequential(
-            nn.Linear(features, 2 * config.summary),
+            nn.Linear(config.features, 2 * config.summary),
             nn.LayerNorm(2 * config.summary),
             nn.SiLU(),
             nn.Linear(2 * config.summary, config.summary),
@@ -93,9 +139,7 @@ class FlowVLANetwork(nn.Module):
     @property
     def context_size(self) -> int:
         """Numbers of context noise: those of all cameras' features and of the instruction's vector; 0 without."""
-        if self.config.context is None:
-            return 0
-        return self.config.cameras * self.vision.features + self.config.text_width
+        return 0 if self.config.context is None else sum(_context_parts(self.config))
 
     def encode(
         self,
@@ -118,30 +162,22 @@ class FlowVLANetwork(nn.Module):
         Raises:
             ValueError: the one without the other, or noise that this network knows nothing of.
         """
+        features = self.features(images, state, words)
+        return prefix_of(self.config, self.summary, features, level=level, context_noise=context_noise)
+
+    def features(self, images: Tensor, state: Tensor, words: Tensor) -> Tensor:
+        """Return all that is known of observations, (B, features): of each camera, the state, the instruction."""
         batch, cameras = images.shape[:2]
         instruction = self.words(words)
         seen = self.vision(images.flatten(0, 1), instruction.repeat_interleave(cameras, dim=0)).reshape(batch, -1)
-        if self.config.context is None:
-            if level is not None or context_noise is not None:
-                raise ValueError("context_level: this policy was trained without context noise")
-            return Prefix(self.summary(torch.cat([seen, state, instruction], dim=-1)))
-        if level is None or context_noise is None:
-            raise ValueError("context_level, context_noise: both must be given to a policy trained with context noise")
-        # one feature for each camera and one for the words
-        features = [*seen.chunk(cameras, dim=-1), instruction]
-        noises = torch.split(context_noise, [feature.shape[1] for feature in features], dim=-1)
-        noised = [
-            noise_feature(feature, level, noise, self.config.context)
-            for feature, noise in zip(features, noises, strict=True)
-        ]
-        told = [*noised[:-1], state, noised[-1]]
-        return Prefix(self.summary(torch.cat(told, dim=-1)), level)
+        return torch.cat([seen, state, instruction], dim=-1)
 
     def velocity(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
         """Return the velocity noise - action at noise time `time`, (B, H, action_size).
 
         Args:
-            noisy: (B, H, action_size), time * noise + (1 - time) * action.
+            noisy: (B, H, action_size), time * noise + (1 - time) * action; or (B, G, H, action_size), G chunks of each
+                observation at the same time.
             time: (B,) in [0, 1]; 1 is pure noise.
         """
         velocity: Tensor = self.expert(prefix, noisy, time)
@@ -179,8 +215,6 @@ class VisionEncoder(nn.Module):
         self.last = _convolution(coarse, last, kernel=3, stride=2)
         self.fine_keypoints = SoftKeypoints(fine, config.keypoints, config.image_size // 4)
         self.coarse_keypoints = SoftKeypoints(coarse, config.keypoints, config.image_size // 8)
-        self.features = 4 * config.keypoints + last * (config.image_size // 16) ** 2
-        """Numbers that describe one image."""
 
     def forward(self, images: Tensor, instruction: Tensor) -> Tensor:
         """Return (B, features) for images (B, 3, S, S)."""
@@ -236,13 +270,14 @@ class ActionExpert(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, size))
 
     def forward(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
-        """Return the velocity, (B, H, action_size)."""
+        """Return the velocity, of `noisy`'s shape."""
         if prefix.level is None:
             told = time_features(time, _TIME_FEATURES)
         else:
             told = paired_time_features(time, prefix.level, _TIME_FEATURES)
         condition = functional.silu(prefix.summary + self.time(told.to(noisy.dtype)))
-        hidden = self.enter(noisy.flatten(1))
+        condition = condition.reshape(len(condition), *[1] * (noisy.dim() - 3), -1)
+        hidden = self.enter(noisy.flatten(-2))
         for block in self.blocks:
             hidden = block(hidden, condition)
         velocity: Tensor = self.leave(hidden).reshape(noisy.shape)

@@ -53,6 +53,14 @@ class StatePolicyConfig:
         mean = state.new_tensor(self.state_normalizer.mean)
         return (state - mean) / state.new_tensor(self.state_normalizer.std)
 
+    def restore(self, chunks: Tensor) -> Tensor:
+        """Return chunks as they are: the network writes actions."""
+        return chunks
+
+    def fit(self, chunks: Tensor) -> Tensor:
+        """Return chunks as they are."""
+        return chunks
+
 
 _CONFIG = TypeAdapter(StatePolicyConfig)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.policies.chunk_field import ChunkField
 from models.policies.context_noise import ContextSchedule, noise_slice
 from models.policies.flow_vla.network import ResidualBlock
 from models.policies.time_features import paired_time_features, time_features
@@ -66,7 +67,7 @@ class StatePrefix(NamedTuple):
         return StatePrefix(self.state.repeat_interleave(times, dim=0), self.level.repeat_interleave(times, dim=0))
 
 
-class StateFlowNetwork(nn.Module):
+class StateFlowNetwork(ChunkField):
     """A field over action chunks: a flow's velocity, or the noise that a diffusion policy predicts."""
 
     def __init__(self, config: StateFlowConfig) -> None:
@@ -80,17 +81,13 @@ class StateFlowNetwork(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(config.width, config.width) for _ in range(config.blocks))
         self.leave = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, size))
 
+    @property
+    def sizes(self) -> StateFlowConfig:
+        """Its sizes."""
+        return self.config
+
     def encode(self, state: Tensor, *, level: Tensor | None = None, context_noise: Tensor | None = None) -> StatePrefix:
-        """Noise the context once, for all steps of the chain.
-
-        Args:
-            state: (B, state_size), normalised.
-            level: (B,) in [0, 1]; `context_noise`: (B, context size), standard normal. Both, or neither for a policy
-                that was trained without context noise.
-
-        Raises:
-            ValueError: the one without the other, or noise that this policy knows nothing of.
-        """
+        """Noise the context once, for all steps of the chain; states are normalised ones."""
         config = self.config
         if config.context is None:
             if level is not None or context_noise is not None:
@@ -102,13 +99,7 @@ class StateFlowNetwork(nn.Module):
         return StatePrefix(noise_slice(state, start, stop, level, context_noise, config.schedule), level)
 
     def velocity(self, prefix: StatePrefix, noisy: Tensor, time: Tensor) -> Tensor:
-        """Return the velocity noise - action (or the noise, for a diffusion policy), of `noisy`'s shape.
-
-        Args:
-            noisy: (B, H, action_size), time * noise + (1 - time) * action; or (B, G, H, action_size), G chunks of each
-                observation at the same time, for which what depends on the observation alone is computed once.
-            time: (B,) in [0, 1]; 1 is pure noise.
-        """
+        """Return the velocity, or the noise that a diffusion policy predicts."""
         condition = functional.silu(self.state(prefix.state) + self.time(self._times(time, prefix.level)))
         condition = condition.reshape(len(condition), *[1] * (noisy.dim() - 3), -1)
         hidden = self.enter(noisy.flatten(-2))

@@ -19,26 +19,44 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.policies.contract import ActItem, ActOptions
-    from models.policies.state_flow.network import StateFlowNetwork
+    from models.policies.chunk_field import ChunkField
+    from models.policies.contract import ActItem, ActOptions, Observation
+    from models.policies.flow_vla.head import HeadPolicyConfig
 
 _BEYOND = 1e6
 
 
 class SteerableFlow:
-    """A flow policy on states whose noise, context level and context noise come from outside.
+    """A flow policy whose noise, context level and context noise come from outside.
 
     Args:
         steps: Euler steps of the flow; without noise between them.
     """
 
-    def __init__(self, config: StatePolicyConfig, network: StateFlowNetwork, content_hash: str, *, steps: int) -> None:
+    def __init__(
+        self, config: StatePolicyConfig | HeadPolicyConfig, network: ChunkField, content_hash: str, *, steps: int
+    ) -> None:
         self.config, self.content_hash = config, content_hash
         self.network = network.requires_grad_(requires_grad=False)
         self.steps = steps
         self.chunk = (config.network.chunk_length, config.network.action_size)
         self.execute = config.execute
         self.context_size = config.network.context_size
+        self.look_size = config.network.state_size
+
+    def know(self, observation: Observation) -> NDArray[np.float32]:
+        """Return what the policy knows of an observation, float32 (S,): its state."""
+        return observation.state
+
+    def look(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what a high-level agent is shown of states (N, S): float32 (N, `look_size`)."""
+        return states
+
+    def spec(self, *, control_hz: float) -> PolicySpec:
+        """Return the contract of a policy that acts on this one's behalf."""
+        if not isinstance(self.config, StatePolicyConfig):
+            raise TypeError(f"policy: {type(self.config).__name__}, must be one on states")
+        return flow_spec(self.config, self.content_hash, control_hz=control_hz, integration_steps=self.steps)
 
     @torch.no_grad()
     def steer(
@@ -63,11 +81,12 @@ class SteerableFlow:
             prefix = network.encode(seen, level=torch.from_numpy(level), context_noise=torch.from_numpy(context_noise))
         else:
             prefix = network.encode(seen)
-        chunks: NDArray[np.float32] = integrate(
+        ends = integrate(
             lambda moving, time: network.velocity(prefix, moving, time),
             torch.from_numpy(noise),
             steps=steps or self.steps,
-        ).numpy()
+        )
+        chunks: NDArray[np.float32] = self.config.restore(ends).numpy()
         return chunks
 
 

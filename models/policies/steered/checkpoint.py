@@ -15,13 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from models.folders import files_hash
-from models.policies.state_flow.checkpoint import load_state_policy
-from models.policies.state_flow.policy import SteerableFlow
 from models.policies.steered.actor import ChoiceActor
+from models.policies.steered.base import open_flow
 from models.policies.steered.choice import ChoiceSpace  # noqa: TC001  pydantic reads it at run time
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from models.policies.state_flow.policy import SteerableFlow
 
 CONFIG, WEIGHTS, BASE, CARD = "config.json", "model.safetensors", "base", "README.md"
 FORMAT: Literal["roboserve-steered-1"] = "roboserve-steered-1"
@@ -35,7 +36,7 @@ class SteeredConfig:
         id, revision: name and version of the steered policy.
         base_hash: content hash of the frozen policy's folder.
         space: what the actor chooses.
-        states, hidden: numbers of an observation, and width of the actor.
+        states, hidden: numbers of what the actor is shown (`SteerableFlow.look`), and its width.
         integration_steps: Euler steps that the actor was trained with.
     """
 
@@ -76,15 +77,14 @@ def load_steered(folder: Path) -> tuple[SteeredConfig, ChoiceActor, SteerableFlo
         config = _CONFIG.validate_json((folder / CONFIG).read_bytes())
     except ValidationError as error:
         raise ValueError(f"checkpoint: {CONFIG} of {folder.name} is not valid: {error}") from error
-    loaded, network, base_hash = load_state_policy(folder / BASE)
-    if base_hash != config.base_hash:
-        given, wanted = base_hash[:12], config.base_hash[:12]
+    flow = open_flow(folder / BASE, steps=config.integration_steps)
+    if flow.content_hash != config.base_hash:
+        given, wanted = flow.content_hash[:12], config.base_hash[:12]
         raise ValueError(f"checkpoint: the base of {folder.name} has content {given}, its actor steers {wanted}")
     actor = ChoiceActor(config.states, config.space.parts, config.hidden)
     try:
         actor.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"checkpoint: {WEIGHTS} of {folder.name} does not fit {CONFIG}: {error}") from error
-    flow = SteerableFlow(loaded, network, base_hash, steps=config.integration_steps)
     own = files_hash([folder / CONFIG, folder / WEIGHTS, *sorted((folder / BASE).glob("*.*"))])
     return config, actor.eval().requires_grad_(requires_grad=False), flow, own

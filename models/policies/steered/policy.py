@@ -11,7 +11,6 @@ import torch
 
 from models.folders import checkpoint_folder
 from models.policies.contract import ActionChunk, PolicySpec
-from models.policies.state_flow.policy import flow_spec
 from models.policies.steered.checkpoint import load_steered
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class SteeredPolicy:
-    """A steered state policy, from a checkpoint folder; it plays the actor's likeliest choices.
+    """A steered policy, on states or a VLA, from a checkpoint folder; it plays the actor's likeliest choices.
 
     A request's seed draws the context noise that the actor does not choose, if there is any.
     """
@@ -32,7 +31,7 @@ class SteeredPolicy:
 
         Attributes:
             checkpoint: folder as `save_steered` makes it, or "zoo:NAME".
-            control_hz: rate at which rows are meant to be played.
+            control_hz: rate at which rows of a policy on states are meant to be played.
         """
 
         checkpoint: str
@@ -46,15 +45,18 @@ class SteeredPolicy:
         """
         loaded, self._actor, self._flow, content_hash = load_steered(checkpoint_folder(config.checkpoint))
         self._space = loaded.space
-        spec = flow_spec(
-            self._flow.config,
-            content_hash,
-            control_hz=config.control_hz,
-            integration_steps=loaded.integration_steps,
-        )
         self._spec = replace(
-            spec, id=loaded.id, revision=loaded.revision, supports_noise=False, context_size=0, integration_steps=0
+            self._flow.spec(control_hz=config.control_hz),
+            id=loaded.id,
+            revision=loaded.revision,
+            content_hash=content_hash,
+            supports_noise=False,
+            supports_rtc=False,
+            context_size=0,
+            integration_steps=0,
         )
+        action = self._spec.action
+        self._bounds = np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
 
     @property
     def spec(self) -> PolicySpec:
@@ -70,8 +72,8 @@ class SteeredPolicy:
         """
         for item in items:
             self._check(item)
-        states = np.stack([item.observation.state for item in items])
-        choices = self._actor(torch.from_numpy(states), None)[0].numpy()
+        states = np.stack([self._flow.know(item.observation) for item in items])
+        choices = self._actor(torch.from_numpy(self._flow.look(states)), None)[0].numpy()
         seeds = [secrets.randbits(63) if item.options.seed is None else item.options.seed for item in items]
         steered = [
             self._space.spread(choices[index : index + 1], np.random.default_rng(seed))
@@ -85,7 +87,7 @@ class SteeredPolicy:
         )
         return [
             ActionChunk(
-                actions=np.clip(raw, -1.0, 1.0),
+                actions=np.clip(raw, *self._bounds),
                 model_actions=raw,
                 seed=seed,
                 context_level=float(one.level[0]) if self._space.level else None,
