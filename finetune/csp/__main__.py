@@ -1,4 +1,4 @@
-"""`python -m finetune.csp pretrain | levels`: teach a state policy, smoothed or not, and see what its levels do."""
+"""`python -m finetune.csp pretrain | levels | compare`: teach a state policy, smoothed or not; see what levels do."""
 
 from __future__ import annotations
 
@@ -131,6 +131,43 @@ def levels(
         ways = ("-", "-") if row.modes is None or row.entropy is None else (str(row.modes), f"{row.entropy:.2f}")
         table.add_row(f"{row.level:g}", f"{row.success:.2f}", f"{row.low:.2f} to {row.high:.2f}", *ways)
     Console().print(table)
+
+
+@app.command("compare")
+def compare_kinds(
+    out: Annotated[Path, typer.Argument(help="Folder that gets table.md, levels.json and levels.png.")],
+    policies: Annotated[list[str], typer.Argument(help="NAME=FOLDER each; folders of one name are its seeds.")],
+    task: TaskOption,
+    *,
+    at: Annotated[str, typer.Option(help="Levels, from 0 to 1.")] = "0,0.1,0.25,0.5,0.75,1",
+    episodes: Annotated[int, typer.Option(help="At each level, of each policy.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+) -> None:
+    """Put kinds of a policy side by side: as told, and how many ways they know, at every level, over their seeds."""
+    from functools import partial
+
+    from finetune.common.environments.registry import make_env
+    from finetune.csp.compare import compare, write
+    from models.folders import checkpoint_folder
+
+    kinds: dict[str, list[Path]] = {}
+    for one in policies:
+        name, equals, folder = one.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"policies: {one!r} is not NAME=FOLDER")
+        kinds.setdefault(name, []).append(checkpoint_folder(folder))
+    levels = [float(part) for part in at.split(",")]
+    with progress_bars() as bars:
+        bar = bars.add_task(task, total=len(policies), note="policies")
+        found = compare(
+            kinds,
+            partial(make_env, task),
+            levels,
+            episodes=episodes,
+            seed=seed,
+            report=lambda done: bars.update(bar, completed=done),
+        )
+    typer.echo(write(out, found, levels, title=task))
 
 
 if __name__ == "__main__":

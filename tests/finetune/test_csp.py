@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from finetune.common.demonstrations import Demonstrations, demonstrate
 from finetune.common.environments.registry import make_env
+from finetune.csp.__main__ import app as csp_app
 from finetune.csp.levels import by_level
 from finetune.csp.train import PretrainConfig, pretrain, smoothed_loss
 from finetune.tmrl.base import LocalPolicy
@@ -178,3 +181,22 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(shown: Demonstra
         pretrain(config("killed"), shown, kill)
     resumed = load_state_policy(pretrain(config("killed"), shown))[1]
     assert parameters_hash(resumed) == parameters_hash(whole)
+
+
+def test_kinds_side_by_side_are_told_apart_and_drawn(tmp_path: Path) -> None:
+    policies = ["smoothed=zoo:eight-goals", "smoothed=zoo:eight-goals", "plain=zoo:eight-goals-clone"]
+    asked = ["--task", "eight-goals:named=0", "--at", "0,1", "--episodes", "24"]
+    done = CliRunner().invoke(csp_app, ["compare", str(tmp_path), *policies, *asked])
+    assert done.exit_code == 0, done.output
+    smoothed, plain = json.loads((tmp_path / "levels.json").read_text("utf-8"))
+    assert (smoothed["name"], len(smoothed["seeds"])) == ("smoothed", 2)
+    assert [row["level"] for row in plain["seeds"][0]] == [0]
+    clean, blind = smoothed["seeds"][0]
+    assert clean["success"] > 0.9
+    assert blind["success"] < 0.5
+    assert clean["entropy"] < 0.5
+    assert blind["entropy"] > 2.0
+    assert "| plain | 1 | 1.00 (" in (tmp_path / "table.md").read_text("utf-8")
+    assert (tmp_path / "levels.png").read_bytes().startswith(b"\x89PNG")
+    wrong = CliRunner().invoke(csp_app, ["compare", str(tmp_path), "zoo:eight-goals", "--task", "eight-goals"])
+    assert wrong.exit_code == 2
