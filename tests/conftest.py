@@ -22,7 +22,15 @@ settings.register_profile("ci", deadline=None, derandomize=True, suppress_health
 settings.load_profile("ci")
 
 
-LONG = ("tests/test_readme.py", "tests/serving/test_rewind_served.py")
+LONG = (
+    "tests/test_readme.py",
+    "tests/serving/test_rewind_served.py",
+    "tests/benchmarks/test_quick.py",
+    "tests/finetune/test_relabel.py",
+    "tests/roboserve/",
+    "tests/test_serve_deploy.py",
+    "tests/serving/test_platform_vlm.py",
+)
 """Minutes each, most of them waiting: they go first, so that the end is not one worker with one of them."""
 
 
