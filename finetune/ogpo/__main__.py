@@ -42,6 +42,9 @@ def train(
     last: Annotated[int, typer.Option(help="Steps from the end that are scored; 0 is all.")] = 0,
     updates: Annotated[float, typer.Option(help="For each step; 0 keeps the settings'.")] = 0.0,
     execute: Annotated[int, typer.Option(help="Rows to play of a chunk, which must be all; 0 keeps the policy's.")] = 0,
+    learning_rate: Annotated[
+        float, typer.Option(help="Of the policy; 0 keeps the settings', which is much for the head of a VLA.", min=0)
+    ] = 0.0,
     best_of: Annotated[int, typer.Option(help="Chains from which a chunk to play is chosen.")] = 1,
     next_actions: Annotated[int, typer.Option(help="Draws at the next state; 8 for Q-variance reduction.")] = 1,
     reward: options.RewardOption = "env",
@@ -74,6 +77,8 @@ def train(
     torch.set_num_threads(1)
     method = as_variant(small() if settings == "small" else OgpoConfig(), variant)
     method = replace(method, best_of=best_of, next_actions=next_actions, aggregate=aggregate, standardise=standardise)
+    if learning_rate:
+        method = replace(method, learning_rate=learning_rate)
     if updates:
         method = replace(method, experience=replace(method.experience, updates=updates))
     paid = options.reward_config(
