@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -46,10 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
     """Refuse to run where pytest-xdist was asked to group tests and has not: it would start every platform thrice."""
-    if getattr(session.config.option, "loadgroup", False) and not all("@" in item.nodeid for item in session.items):
-        raise pytest.UsageError("pytest-xdist has grouped no tests; see pytest's bound in pyproject.toml")
+    if node.config.getvalue("dist") == "loadgroup" and not all("@" in name for name in ids):
+        pytest.exit("pytest-xdist has not grouped the tests; see pytest's bound in pyproject.toml", returncode=4)
 
 
 @pytest.fixture(scope="session")

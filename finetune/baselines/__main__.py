@@ -27,6 +27,7 @@ def train(
     method: Annotated[Literal["dppo", "bptt", "residual", "distillation", "rlpd"], typer.Option()],
     *,
     steps: options.StepsOption = 10_000,
+    execute: options.ExecuteOption = 0,
     updates: Annotated[float, typer.Option(help="For each step; 0 keeps the method's. DPPO has none.")] = 0.0,
     reward: options.RewardOption = "env",
     server: options.ServerOption = "127.0.0.1:8000",
@@ -50,7 +51,9 @@ def train(
         reward=reward, server=server, form=form, every=every, lag=lag, weight=reward_weight, gamma=0.99
     )
     config = JobConfig(out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid)
-    job = baseline_job(config, method, checkpoint_folder(policy), task=task, updates=updates or None)
+    job = baseline_job(
+        config, method, checkpoint_folder(policy), task=task, updates=updates or None, execute=execute or None
+    )
     options.run_job(job, f"{task}, {method}")
     typer.echo(f"run: {out}")
 

@@ -27,18 +27,19 @@ Name = Literal["dppo", "bptt", "residual", "distillation", "rlpd"]
 
 
 def baseline_job(
-    config: JobConfig, name: Name, folder: Path, *, task: str, updates: float | None = None
+    config: JobConfig, name: Name, folder: Path, *, task: str, updates: float | None = None, execute: int | None = None
 ) -> LearningJob:
     """Return the job of a baseline.
 
     Args:
         folder: the cloned policy's checkpoint. `task`: see `make_env`.
         updates: for each step (UTD), in the place of the settings'; DPPO has none.
+        execute: rows to play of a chunk, if others than the checkpoint's.
 
     Raises:
         ValueError: the folder of the run belongs to another.
     """
-    policy, network = load_chunk_policy(folder)
+    policy, network = load_chunk_policy(folder, execute=execute)
     learner, settings = _learner(name, policy, network, task, config.seed, updates)
     identity = {"method": name, "settings": asdict(settings), "task": task, "policy": policy.content_hash}
     return LearningJob(config, learner, maker(task, policy.encoder), identity=identity)

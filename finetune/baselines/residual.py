@@ -61,6 +61,7 @@ class ResidualLearner:
     def __init__(self, config: ResidualConfig, policy: ChunkPolicy, network: ChunkField, *, seed: int) -> None:
         self.config, self.policy, self.seed, self._steps = config, policy, seed, 0
         self.network = network.requires_grad_(requires_grad=False)
+        policy.require_whole()
         torch.manual_seed(seed)
         size = policy.sizes
         inputs = size.state_size + policy.size

@@ -162,8 +162,13 @@ def play_expert(env: gymnasium.Env[Any, Any], experience: Experience, *, episode
 
     Args:
         env: also a `Demonstrator`.
+
+    Raises:
+        TypeError: it is none.
     """
-    expert: Demonstrator = env.unwrapped  # type: ignore[assignment]
+    if not hasattr(env.unwrapped, "expert"):
+        raise TypeError(f"task: {type(env.unwrapped).__name__} has no expert, which RLPD learns from")
+    expert: Demonstrator = env.unwrapped
     random, played = np.random.default_rng(seed), MacroEnv(env, execute=1)
     for episode in range(episodes):
         played.reset(seed=seed * 100_003 + episode)

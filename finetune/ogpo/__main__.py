@@ -41,7 +41,7 @@ def train(
     ] = "matched",
     last: Annotated[int, typer.Option(help="Steps from the end that are scored; 0 is all.")] = 0,
     updates: Annotated[float, typer.Option(help="For each step; 0 keeps the settings'.")] = 0.0,
-    execute: Annotated[int, typer.Option(help="Rows to play of a chunk, which must be all; 0 keeps the policy's.")] = 0,
+    execute: options.ExecuteOption = 0,
     learning_rate: Annotated[
         float, typer.Option(help="Of the policy; 0 keeps the settings', which is much for the head of a VLA.", min=0)
     ] = 0.0,

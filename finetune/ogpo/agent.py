@@ -50,8 +50,7 @@ class OgpoLearner:
         self.network = network.requires_grad_(requires_grad=True)
         self.average, self.slow = (copy.deepcopy(network).requires_grad_(requires_grad=False) for _ in range(2))
         size, rows = policy.sizes, policy.chunk[0]
-        if policy.config.execute != rows:
-            raise ValueError(f"execute: {policy.config.execute} of {rows} rows, a chunk must be played to its end")
+        policy.require_whole()
         torch.manual_seed(seed)
         inputs = size.state_size + policy.size
         self.critics = CriticEnsemble(

@@ -55,6 +55,13 @@ class ChunkField(nn.Module, ABC):
             ValueError: the one without the other, or noise that this policy knows nothing of.
         """
 
+    def clean(self, state: Tensor) -> Any:
+        """Return what `velocity` needs of states (B, S) whose context is seen as it is."""
+        size = self.sizes.context_size
+        if not size:
+            return self.encode(state)
+        return self.encode(state, level=state.new_zeros(len(state)), context_noise=state.new_zeros(len(state), size))
+
     @abstractmethod
     def velocity(self, prefix: Any, noisy: Tensor, time: Tensor) -> Tensor:
         """Return the velocity noise - action (or the noise, for a diffusion policy), of `noisy`'s shape.

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from finetune.baselines.dppo import DppoConfig
+from finetune.baselines.methods import Name, baseline_job
 from finetune.common.chunk_policy import load_chunk_policy
 from finetune.common.environments.registry import make_env
 from finetune.common.environments.seeing import SeeingEnv, maker
-from finetune.common.experience import ExperienceConfig
 from finetune.common.learning import JobConfig
 from finetune.common.run import metrics
-from finetune.ogpo.config import small
 from finetune.ogpo.train import OgpoJob
 from finetune.tmrl.base import LocalPolicy
 from finetune.tmrl.config import AgentConfig, TmrlConfig
@@ -29,6 +29,7 @@ from models.policies.flow_vla.network import FlowVLANetwork, NetworkConfig
 from models.policies.flow_vla.tokenizer import HashTokenizer
 from models.policies.normalizer import Normalizer
 from models.policies.steered import SteeredPolicy
+from tests.finetune.test_ogpo_job import TINY
 from tests.weights import parameters_hash
 
 if TYPE_CHECKING:
@@ -36,15 +37,6 @@ if TYPE_CHECKING:
 
 H, A, SIDE = 8, 2, 32
 TASK = "robot:name=pointmass,horizon=24"
-TINY = replace(
-    small(),
-    experience=ExperienceConfig(batch=8, capacity=1000, start=24, updates=0.2),
-    group=3,
-    heads=2,
-    hidden=16,
-    layers=1,
-    cloning_batch=8,
-)
 
 
 def vector(size: int, bound: float) -> VectorSpec:
@@ -147,6 +139,27 @@ def test_a_job_trains_the_head_alone_and_what_comes_of_it_is_served(folder: Path
         [ActItem(observation=seen(0))]
     )
     assert chunk.actions.shape == (H, A)
+
+
+@pytest.mark.parametrize("name", ["dppo", "bptt", "residual", "distillation"])
+def test_baselines_take_it_too(folder: Path, tmp_path: Path, name: Name) -> None:
+    episodes = -(-H * DppoConfig().chunks // 24) if name == "dppo" else 22  # before which no update is due
+    steps = 24 * episodes
+    config = JobConfig(out=tmp_path, steps=steps, evaluate_every=steps, episodes=2, lanes=2)
+    job = baseline_job(config, name, folder, task=TASK, updates=0.1, execute=H)
+    job.train(lambda *_: None)
+    first, last = metrics(tmp_path)
+    assert (first["env_steps"], last["env_steps"]) == (0, steps)
+    assert last["updates"] > 0
+
+
+def test_a_baseline_refuses_half_a_chunk_and_a_task_without_an_expert(folder: Path, tmp_path: Path) -> None:
+    config = JobConfig(out=tmp_path, steps=10, episodes=1)
+    for name in ("bptt", "residual", "distillation"):
+        with pytest.raises(ValueError, match="execute: 4 of 8 rows"):
+            baseline_job(config, name, folder, task=TASK)
+    with pytest.raises(TypeError, match="RobotEnv has no expert"):
+        baseline_job(config, "rlpd", folder, task=TASK)
 
 
 def test_a_steered_vla_is_shown_its_summary_and_served_with_its_cameras(tmp_path: Path) -> None:

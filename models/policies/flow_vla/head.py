@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from models.policies.contract import PolicySpec
     from models.policies.flow_vla.checkpoint import CheckpointConfig
     from models.policies.flow_vla.network import FlowVLANetwork, Prefix
 
@@ -103,6 +104,11 @@ class HeadPolicyConfig:
         """Return chunks of the network (..., H, A) in the scale of the robot's actions."""
         scale = self.checkpoint.action_normalizer
         return chunks * chunks.new_tensor(scale.std) + chunks.new_tensor(scale.mean)
+
+    def spec(self, content_hash: str, *, control_hz: float, integration_steps: int) -> PolicySpec:  # noqa: ARG002
+        """Return the VLA's contract with its own rate, which its checkpoint knows, and these Euler steps and rows."""
+        spec = self.checkpoint.spec(content_hash, context_size=self.network.context_size)
+        return replace(spec, execute=self.execute, integration_steps=integration_steps)
 
     def fit(self, chunks: Tensor) -> Tensor:
         """Return what `restore` would make these actions (..., H, A) of."""

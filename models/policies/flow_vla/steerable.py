@@ -12,7 +12,7 @@ from models.policies.state_flow.policy import SteerableFlow
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from models.policies.contract import Observation, PolicySpec
+    from models.policies.contract import Observation
     from models.policies.flow_vla.head import ActionHead, HeadPolicyConfig, ViewEncoder
 
 
@@ -29,7 +29,6 @@ class SteerableVla(SteerableFlow):
         super().__init__(config, head, content_hash, steps=steps)
         self.encoder = encoder
         self._checkpoint, self._head = config.checkpoint, head
-        self.look_size = self._checkpoint.network.summary + self._checkpoint.network.state_size
 
     def know(self, observation: Observation) -> NDArray[np.float32]:
         """Return the features of an observation."""
@@ -39,12 +38,6 @@ class SteerableVla(SteerableFlow):
     def look(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the summary that the expert is told without context noise, and the robot's state, (N, L)."""
         seen, network = torch.from_numpy(states), self._checkpoint.network
-        size = self.context_size
-        context = {"level": seen.new_zeros(len(seen)), "context_noise": seen.new_zeros(len(seen), size)} if size else {}
-        summary: NDArray[np.float32] = self._head.encode(seen, **context).summary.numpy()
+        summary: NDArray[np.float32] = self._head.clean(seen).summary.numpy()
         start = network.cameras * network.image_features
         return np.concatenate([summary, states[:, start : start + network.state_size]], axis=1)
-
-    def spec(self, *, control_hz: float) -> PolicySpec:  # noqa: ARG002  a VLA's checkpoint says how fast it acts
-        """Return the VLA's contract."""
-        return self._checkpoint.spec(self.content_hash, context_size=self.context_size)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from models.folders import files_hash
+from models.policies.contract import PolicySpec, VectorSpec
 from models.policies.denoising import DiffusionSteps, FlowSteps
 from models.policies.normalizer import Normalizer
 from models.policies.state_flow.network import StateFlowConfig, StateFlowNetwork
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT: Literal["roboserve-state-flow-1"] = "roboserve-state-flow-1"
+_BEYOND = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,36 @@ class StatePolicyConfig:
     def fit(self, chunks: Tensor) -> Tensor:
         """Return chunks as they are."""
         return chunks
+
+    def spec(self, content_hash: str, *, control_hz: float, integration_steps: int) -> PolicySpec:
+        """Return the policy's contract: a state of any finite numbers, actions from -1 to 1, no camera."""
+        network = self.network
+        return PolicySpec(
+            id=self.id,
+            revision=self.revision,
+            content_hash=content_hash,
+            cameras=(),
+            state=_vector("s", network.state_size, _BEYOND),
+            action=_vector("a", network.action_size, 1.0),
+            control_hz=control_hz,
+            chunk_length=network.chunk_length,
+            execute=self.execute,
+            integration_steps=integration_steps,
+            supports_seed=True,
+            supports_noise=True,
+            context_size=network.context_size,
+            normalization="mean_std",
+        )
+
+
+def _vector(letter: str, size: int, bound: float) -> VectorSpec:
+    return VectorSpec(
+        names=tuple(f"{letter}{index}" for index in range(size)),
+        units=("1",) * size,
+        kinds=("absolute" if letter == "s" else "delta",) * size,
+        low=(-bound,) * size,
+        high=(bound,) * size,
+    )
 
 
 _CONFIG = TypeAdapter(StatePolicyConfig)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from models.folders import checkpoint_folder
-from models.policies.contract import ActionChunk, PolicySpec, VectorSpec
+from models.policies.contract import ActionChunk, PolicySpec
 from models.policies.flow_vla.flow import integrate
 from models.policies.state_flow.checkpoint import StatePolicyConfig, load_state_policy
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from models.policies.chunk_field import ChunkField
     from models.policies.contract import ActItem, ActOptions, Observation
     from models.policies.flow_vla.head import HeadPolicyConfig
-
-_BEYOND = 1e6
 
 
 class SteerableFlow:
@@ -42,21 +40,18 @@ class SteerableFlow:
         self.chunk = (config.network.chunk_length, config.network.action_size)
         self.execute = config.execute
         self.context_size = config.network.context_size
-        self.look_size = config.network.state_size
 
     def know(self, observation: Observation) -> NDArray[np.float32]:
         """Return what the policy knows of an observation, float32 (S,): its state."""
         return observation.state
 
     def look(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what a high-level agent is shown of states (N, S): float32 (N, `look_size`)."""
+        """Return what a high-level agent is shown of states (N, S): float32 (N, L)."""
         return states
 
     def spec(self, *, control_hz: float) -> PolicySpec:
         """Return the contract of a policy that acts on this one's behalf."""
-        if not isinstance(self.config, StatePolicyConfig):
-            raise TypeError(f"policy: {type(self.config).__name__}, must be one on states")
-        return flow_spec(self.config, self.content_hash, control_hz=control_hz, integration_steps=self.steps)
+        return self.config.spec(self.content_hash, control_hz=control_hz, integration_steps=self.steps)
 
     @torch.no_grad()
     def steer(
@@ -120,9 +115,7 @@ class StateFlowPolicy:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self._flow = SteerableFlow(loaded, network, content_hash, steps=config.integration_steps)
-        self._spec = flow_spec(
-            loaded, content_hash, control_hz=config.control_hz, integration_steps=config.integration_steps
-        )
+        self._spec = self._flow.spec(control_hz=config.control_hz)
 
     @property
     def spec(self) -> PolicySpec:
@@ -202,34 +195,3 @@ def _check(options: ActOptions, spec: PolicySpec, *, adapter: str | None) -> Non
     for name, value, shape in (*shapes, ("context_noise", options.context_noise, (spec.context_size,))):
         if value is not None and value.shape != shape:
             raise ValueError(f"{name}: shape {value.shape}, needs {shape}")
-
-
-def flow_spec(loaded: StatePolicyConfig, content_hash: str, *, control_hz: float, integration_steps: int) -> PolicySpec:
-    """Return the contract of a state policy: a state of any finite numbers, actions from -1 to 1, no camera."""
-    network = loaded.network
-    return PolicySpec(
-        id=loaded.id,
-        revision=loaded.revision,
-        content_hash=content_hash,
-        cameras=(),
-        state=_vector("s", network.state_size, _BEYOND),
-        action=_vector("a", network.action_size, 1.0),
-        control_hz=control_hz,
-        chunk_length=network.chunk_length,
-        execute=loaded.execute,
-        integration_steps=integration_steps,
-        supports_seed=True,
-        supports_noise=True,
-        context_size=network.context_size,
-        normalization="mean_std",
-    )
-
-
-def _vector(letter: str, size: int, bound: float) -> VectorSpec:
-    return VectorSpec(
-        names=tuple(f"{letter}{index}" for index in range(size)),
-        units=("1",) * size,
-        kinds=("absolute" if letter == "s" else "delta",) * size,
-        low=(-bound,) * size,
-        high=(bound,) * size,
-    )
