@@ -38,6 +38,7 @@ def train(
     evaluate_every: options.IntervalOption = 1000,
     episodes: options.EpisodesOption = 50,
     seed: options.SeedOption = 0,
+    workers: options.WorkersOption = 0,
 ) -> None:
     """Train one policy."""
     import torch
@@ -50,7 +51,9 @@ def train(
     paid = options.reward_config(
         reward=reward, server=server, form=form, every=every, lag=lag, weight=reward_weight, gamma=0.99
     )
-    config = JobConfig(out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid)
+    config = JobConfig(
+        out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid, workers=workers
+    )
     job = baseline_job(
         config, method, checkpoint_folder(policy), task=task, updates=updates or None, execute=execute or None
     )

@@ -1,7 +1,7 @@
 """A residual on a frozen policy: soft actor-critic on a bounded correction of the chunks that it draws.
 
 As Policy Decorator (arXiv 2412.13630): the correction is bounded, learned off-policy, and mixed in with a
-probability that grows over the first steps. Here it corrects whole chunks, for the policy plays whole chunks.
+probability that grows over the first steps. Here it corrects all rows of a chunk that are played.
 """
 
 from __future__ import annotations
@@ -61,13 +61,12 @@ class ResidualLearner:
     def __init__(self, config: ResidualConfig, policy: ChunkPolicy, network: ChunkField, *, seed: int) -> None:
         self.config, self.policy, self.seed, self._steps = config, policy, seed, 0
         self.network = network.requires_grad_(requires_grad=False)
-        policy.require_whole()
         torch.manual_seed(seed)
         size = policy.sizes
-        inputs = size.state_size + policy.size
-        self.actor = GaussianActor(
-            inputs, policy.size, hidden=config.hidden, temperature=config.temperature, quiet=True
-        )
+        self.execute = policy.config.execute
+        numbers = self.execute * size.action_size
+        inputs = size.state_size + numbers
+        self.actor = GaussianActor(inputs, numbers, hidden=config.hidden, temperature=config.temperature, quiet=True)
         self.critics = CriticEnsemble(
             inputs, heads=config.heads, hidden=config.hidden, layers=config.layers, activation="relu"
         )
@@ -76,7 +75,7 @@ class ResidualLearner:
             config.experience,
             state_size=size.state_size,
             action_size=size.action_size,
-            horizon=policy.chunk[0],
+            horizon=self.execute,
             normalize=policy.config.normalize,
             seed=seed,
         )
@@ -85,7 +84,6 @@ class ResidualLearner:
             "temperature": torch.optim.Adam([self.actor.log_temperature], lr=config.learning_rate),
             "critics": torch.optim.Adam(self.critics.parameters(), lr=config.learning_rate),
         }
-        self.execute = policy.config.execute
         self.judged: Mapping[str, Mode] = {"": "draw"}
 
     @property
@@ -101,7 +99,7 @@ class ResidualLearner:
         residual, _ = self.actor(torch.cat([seen, chunks], dim=-1), generator if mode == "collect" else None)
         share = min(1.0, self._steps / max(1, self.config.mixed_after)) if mode == "collect" else 1.0
         mixed = (torch.rand(len(seen), 1, generator=generator) < share) * residual
-        chosen: NDArray[np.float32] = self._corrected(chunks, mixed).reshape(-1, *self.policy.chunk).numpy()
+        chosen: NDArray[np.float32] = self._corrected(chunks, mixed).reshape(len(seen), self.execute, -1).numpy()
         return chosen
 
     def keep(self, macro: Macro) -> None:
@@ -156,7 +154,7 @@ class ResidualLearner:
         return wanted
 
     def _base(self, seen: Tensor, generator: torch.Generator) -> Tensor:
-        return self.policy.played(self.policy.draw(self.network, seen, generator)).flatten(1)
+        return self.policy.played(self.policy.draw(self.network, seen, generator))[:, : self.execute].flatten(1)
 
     def _corrected(self, base: Tensor, residual: Tensor) -> Tensor:
         return (base + self.config.bound * residual).clamp(-1.0, 1.0)

@@ -58,17 +58,6 @@ class ChunkPolicy:
         """Numbers of a chunk."""
         return self.config.network.chunk_length * self.config.network.action_size
 
-    def require_whole(self) -> None:
-        """Refuse a policy that does not play its chunks to their end.
-
-        Raises:
-            ValueError: naming the rows that it plays, and those of a chunk.
-        """
-        if self.config.execute != self.chunk[0]:
-            raise ValueError(
-                f"execute: {self.config.execute} of {self.chunk[0]} rows, a chunk must be played to its end"
-            )
-
     def field(self, network: ChunkField, states: Tensor) -> Field:
         """Bind a network to states (N, S); the field then takes N * G chunks, the G of each state in a row.
 

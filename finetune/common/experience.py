@@ -68,7 +68,7 @@ class Experience:
     """Replay of single steps, empty at first, and the updates that were made from it.
 
     Args:
-        horizon: steps of a chunk (H).
+        horizon: steps of a chunk (H), the first `execute` of which are played (all when None).
         normalize: brings states to what the policy reads.
         seed: update n draws from (seed, n).
     """
@@ -82,6 +82,7 @@ class Experience:
         horizon: int,
         normalize: Callable[[Tensor], Tensor],
         seed: int,
+        execute: int | None = None,
     ) -> None:
         self.config, self.normalize, self.seed, self.updates = config, normalize, seed, 0
         self.replay = StepReplay(
@@ -90,6 +91,7 @@ class Experience:
             action_size=action_size,
             horizon=horizon,
             discount=config.discount,
+            execute=execute,
         )
 
     def due(self, steps: int) -> Iterator[Sources]:

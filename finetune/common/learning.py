@@ -6,7 +6,9 @@ run that was killed goes on as if it had not been.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003  a run's settings are read by tools
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,14 +20,16 @@ from finetune.common.intervals import wilson
 from finetune.common.macro import MacroEnv, PaidMacros
 from finetune.common.rewards import RewardConfig
 from finetune.common.run import Run, pack, unpack
+from finetune.common.workers import played
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import gymnasium
     from numpy.typing import NDArray
 
     from finetune.common.macro import Macro, Wait
+    from finetune.common.workers import Worker
 
     Evaluated = Callable[[Mapping[str, float]], object]
 
@@ -93,6 +97,8 @@ class JobConfig:
         evaluate_every, episodes: steps between evaluations, each followed by a checkpoint, and episodes of each;
             `lanes` of them are played side by side.
         reward: who pays in the environment that is learned in. Evaluations are by the environment's own word, always.
+        workers: processes that play, as Ray actors; 0 plays in this one. The run is the same either way, and one that
+            dies is replaced (`finetune.common.workers`).
     """
 
     out: Path
@@ -102,10 +108,11 @@ class JobConfig:
     lanes: int = 50
     seed: int = 0
     reward: RewardConfig = field(default_factory=RewardConfig)
+    workers: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.evaluate_every, self.episodes, self.lanes) < 1:
-            raise ValueError("steps, evaluate_every, episodes, lanes: must be 1 or more")
+        if min(self.steps, self.evaluate_every, self.episodes, self.lanes) < 1 or self.workers < 0:
+            raise ValueError("steps, evaluate_every, episodes, lanes, workers: must be 1 or more, the last 0 or more")
 
 
 @dataclass(kw_only=True)
@@ -123,7 +130,7 @@ class LearningJob:
     """A run.
 
     Args:
-        make: makes the environment, once to learn in and `lanes` times to be judged in.
+        make: makes the environment, once to learn in and `lanes` times to be judged in; it goes to the workers.
         identity: what makes the run what it is beside its settings: method, its settings, task, policy.
 
     Raises:
@@ -139,16 +146,38 @@ class LearningJob:
         identity: Mapping[str, Any],
     ) -> None:
         self.config, self.learner = config, learner
-        self._client = config.reward.connect() if config.reward.served else None
-        paid = make() if self._client is None else config.reward.wrap(make(), self._client)
-        self._env = PaidMacros(paid, execute=learner.execute)
-        lanes = min(config.lanes, config.episodes)
-        self._judged = [MacroEnv(make(), execute=learner.execute) for _ in range(lanes)]
         self.counts = Counts()
         settings = {name: getattr(config, name) for name in ("steps", "evaluate_every", "episodes", "lanes", "seed")}
         reward = config.reward.identity if config.reward.served else {}
         self.run = Run(folder=config.out, identity={**settings, **identity, **reward}, board=True)
-        self._restore()
+        self._opened = contextlib.ExitStack()
+        with contextlib.ExitStack() as opened:
+            self._open(make, opened)
+            self._restore()
+            self._opened = opened.pop_all()
+
+    def _open(self, make: Callable[[], gymnasium.Env[Any, Any]], opened: contextlib.ExitStack) -> None:
+        config, execute = self.config, self.learner.execute
+        lanes = min(config.lanes, config.episodes)
+        self.workers: list[Worker] = []
+        self._threads: ThreadPoolExecutor | None = None
+        learning: gymnasium.Env[Any, Any]
+        judged: Sequence[gymnasium.Env[Any, Any]]
+        if config.workers:
+            there = opened.enter_context(played(make, workers=config.workers, lanes=lanes, draw=config.reward.served))
+            learning, judged, self.workers = there.learning, there.judged, there.workers
+            self._threads = opened.enter_context(ThreadPoolExecutor(lanes, "roboserve-lane"))
+        else:
+            learning, judged = make(), [make() for _ in range(lanes)]
+        for env in judged:
+            opened.callback(env.close)
+        if config.reward.served:
+            client = config.reward.connect()
+            opened.callback(client.close)
+            learning = config.reward.wrap(learning, client)
+        opened.callback(learning.close)
+        self._env = PaidMacros(learning, execute=execute)
+        self._judged = [MacroEnv(env, execute=execute) for env in judged]
 
     def train(
         self,
@@ -163,12 +192,8 @@ class LearningJob:
             evaluated: told the figures of each evaluation, before the state is saved: a run that is killed in between
                 tells them again.
         """
-        try:
+        with self._opened:
             self._train(report, evaluated)
-        finally:
-            if self._client is not None:
-                self._env.env.close()
-                self._client.close()
 
     def _train(self, report: Callable[[int, str], None], evaluated: Evaluated | None) -> None:
         started, facts = time.monotonic() - self.counts.seconds, _Means()
@@ -218,7 +243,10 @@ class LearningJob:
         self._save()
 
     def _evaluate(self, mode: Mode) -> dict[str, float]:
-        return evaluate(self.learner, self._judged, episodes=self.config.episodes, seed=self.config.seed, mode=mode)
+        config = self.config
+        return evaluate(
+            self.learner, self._judged, episodes=config.episodes, seed=config.seed, mode=mode, threads=self._threads
+        )
 
     def _save(self) -> None:
         counters = np.array([getattr(self.counts, name) for name in _COUNTERS], np.float64)
@@ -265,26 +293,40 @@ def noise(seed: int, purpose: int, number: int) -> torch.Generator:
 
 
 def evaluate(
-    learner: Learner, envs: list[MacroEnv], *, episodes: int, seed: int, mode: Mode = "draw"
+    learner: Learner,
+    envs: list[MacroEnv],
+    *,
+    episodes: int,
+    seed: int,
+    mode: Mode = "draw",
+    threads: ThreadPoolExecutor | None = None,
 ) -> dict[str, float]:
     """Play fresh scenes, the same in every evaluation, as many side by side as there are environments.
+
+    Args:
+        threads: play them at once, for environments in other processes.
 
     Returns:
         `success` with its 95 % interval, `episodes`, `return` and `steps` (means of an episode).
     """
     ends: list[Macro] = []
+    side_by_side = map if threads is None else threads.map
     returns, steps = np.zeros(episodes), np.zeros(episodes)
     for first in range(0, episodes, len(envs)):
-        states = {
-            lane: envs[lane].reset(seed=_EVALUATION_SEEDS + lane + first) for lane in _lanes(first, episodes, envs)
-        }
+        lanes = _lanes(first, episodes, envs)
+
+        def begin(lane: int, first: int = first) -> NDArray[np.float32]:
+            return envs[lane].reset(seed=_EVALUATION_SEEDS + lane + first)
+
+        states = dict(zip(lanes, side_by_side(begin, lanes), strict=True))
         decision = 0
         while states:
             source = noise(seed, _EVALUATING, first * 100_003 + decision)
             chunks = learner.act(np.stack(list(states.values())), source, mode)
             decision += 1
-            for lane, chunk in zip(list(states), chunks, strict=True):
-                macro = envs[lane].step(chunk)
+            lane_order = list(states)
+            macros = side_by_side(lambda lane, chunk: envs[lane].step(chunk), lane_order, chunks)
+            for lane, macro in zip(lane_order, macros, strict=True):
                 returns[first + lane] += float(macro.rewards.sum())
                 steps[first + lane] += len(macro.rewards)
                 states[lane] = macro.observations[-1]

@@ -25,6 +25,9 @@ ExecuteOption = Annotated[int, typer.Option(help="Rows to play of a chunk; 0 kee
 IntervalOption = Annotated[int, typer.Option(help="Steps between evaluations.")]
 EpisodesOption = Annotated[int, typer.Option(help="Episodes of an evaluation.")]
 SeedOption = Annotated[int, typer.Option(help="Of weights, draws and scenes.")]
+WorkersOption = Annotated[
+    int, typer.Option(help="Processes that play, as Ray actors; a dead one is replaced. 0 plays here.", min=0)
+]
 RewardOption = Annotated[
     str, typer.Option(help="Who pays: env, or served:NAME or served:ADDRESS of a reward model, which alone pays then.")
 ]

@@ -1,8 +1,9 @@
 """Replay: single steps that are read as windows of a chunk's length, and a buffer of what succeeded.
 
-A sample starts at any step and holds the H that follow (Q-chunking, arXiv 2507.07969, as OGPO uses it):
-R = sum over i < H of gamma^i r_(t+i), s' = s_(t+H), and the value of s' counts unless the episode was terminated
-before. A window that would cross the end of an episode which the clock cut off has weight 0.
+A sample starts at any step and holds the H that follow (Q-chunking, arXiv 2507.07969, as OGPO uses it). Of a chunk the
+first E rows are played before the next is drawn, so these have a value:
+R = sum over i < E of gamma^i r_(t+i), s' = s_(t+E), and the value of s' counts unless the episode was terminated
+before. A window whose first E steps would cross the end of an episode which the clock cut off has weight 0.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ class Windows:
     """A batch of windows.
 
     Attributes:
-        states: float32 (B, S), where they start; `after`: float32 (B, S), H steps later.
+        states: float32 (B, S), where they start; `after`: float32 (B, S), E steps later.
         chunks: float32 (B, H, A), the actions that were played.
-        returns: float32 (B,), discounted sums of rewards up to a termination.
-        alive: float32 (B,), 0 where the episode was terminated within the window, so that nothing follows.
-        weights: float32 (B,), 0 for a window that crosses the end of an episode without termination.
+        returns: float32 (B,), discounted sums of E rewards, or fewer up to a termination.
+        alive: float32 (B,), 0 where the episode was terminated within E steps, so that nothing follows.
+        weights: float32 (B,), 0 where E steps cross the end of an episode without termination.
         played: float32 (B, H), 1 for the actions up to the end of the episode.
     """
 
@@ -48,13 +49,26 @@ class StepReplay:
 
     Args:
         capacity: steps; `state_size`, `action_size`: of one.
-        horizon: steps of a window (H).
+        horizon: steps of a window (H). `execute`: of which as many have a value (E); None is all of them.
         discount: gamma.
     """
 
-    def __init__(self, *, capacity: int, state_size: int, action_size: int, horizon: int, discount: float) -> None:
-        if capacity < horizon or horizon < 1:
-            raise ValueError(f"capacity, horizon: {capacity}, {horizon}, must be capacity >= horizon >= 1")
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        state_size: int,
+        action_size: int,
+        horizon: int,
+        discount: float,
+        execute: int | None = None,
+    ) -> None:
+        self.execute = horizon if execute is None else execute
+        if not capacity >= horizon >= self.execute >= 1:
+            raise ValueError(
+                f"capacity, horizon, execute: {capacity}, {horizon}, {self.execute}, must be "
+                "capacity >= horizon >= execute >= 1"
+            )
         self.capacity, self.horizon, self.discount = capacity, horizon, discount
         self._states = np.zeros((capacity, state_size), np.float32)
         self._after = np.zeros((capacity, state_size), np.float32)
@@ -121,15 +135,16 @@ class StepReplay:
         rows = (starts[:, None] + np.arange(self.horizon)) % self.capacity
         ended = np.cumsum(self._ends[rows], axis=1) - self._ends[rows] > 0  # the episode was over before this step
         counted = ~ended
-        powers = self.discount ** np.arange(self.horizon, dtype=np.float32)
-        final = (self._terminated[rows] & counted).any(axis=1)
+        valued = slice(self.execute)
+        powers = self.discount ** np.arange(self.execute, dtype=np.float32)
+        final = (self._terminated[rows] & counted)[:, valued].any(axis=1)
         return Windows(
             states=self._states[starts],
-            after=self._after[rows[:, -1]],
+            after=self._after[rows[:, self.execute - 1]],
             chunks=self._actions[rows],
-            returns=(self._rewards[rows] * counted * powers).sum(axis=1).astype(np.float32),
+            returns=((self._rewards[rows] * counted)[:, valued] * powers).sum(axis=1).astype(np.float32),
             alive=np.asarray(~final, np.float32),
-            weights=np.asarray(final | ~ended[:, -1], np.float32),
+            weights=np.asarray(final | ~ended[:, self.execute - 1], np.float32),
             played=np.asarray(counted, np.float32),
         )
 

@@ -58,6 +58,7 @@ def train(
     evaluate_every: options.IntervalOption = 1000,
     episodes: options.EpisodesOption = 50,
     seed: options.SeedOption = 0,
+    workers: options.WorkersOption = 0,
     publish: PublishOption = None,
     publish_always: AlwaysOption = False,
     publish_over: OverOption = None,
@@ -90,7 +91,9 @@ def train(
         weight=reward_weight,
         gamma=method.experience.discount,
     )
-    config = JobConfig(out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid)
+    config = JobConfig(
+        out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid, workers=workers
+    )
     folder = checkpoint_folder(policy)
     chain = denoising(folder, noise=denoising_noise or None, correction=correction, last=last or None)
     to = publisher(publish, job=out, always=publish_always, over=publish_over)

@@ -2,8 +2,9 @@
 
 For each state of a batch G chains are drawn from the averaged policy; the target critics' values, less the group's
 mean, weigh the chains' likelihood ratios. The policy steps first, then the critics, whose target is
-R + gamma^H alive mean_m Q'_m(s', a') with a' drawn from the averaged policy (arXiv 2605.03065). No return of the
-environment enters the policy's loss, and no gradient runs through a critic into an action or through a chain.
+R + gamma^E alive mean_m Q'_m(s', a') with a' drawn from the averaged policy (arXiv 2605.03065, which plays all rows
+of a chunk). Where E of a chunk's H rows are played, critics read these; likelihood and cloning are of all. No return
+of the environment enters the policy's loss, and no gradient runs through a critic into an action or through a chain.
 """
 
 from __future__ import annotations
@@ -40,19 +41,15 @@ class OgpoLearner:
     Args:
         network: the policy's, as it was cloned; it is trained in place.
         seed: of the critics' weights, and of every update.
-
-    Raises:
-        ValueError: the policy does not play its chunks to their end.
     """
 
     def __init__(self, config: OgpoConfig, policy: ChunkPolicy, network: ChunkField, *, seed: int) -> None:
         self.config, self.policy = config, policy
         self.network = network.requires_grad_(requires_grad=True)
         self.average, self.slow = (copy.deepcopy(network).requires_grad_(requires_grad=False) for _ in range(2))
-        size, rows = policy.sizes, policy.chunk[0]
-        policy.require_whole()
+        size, self.execute = policy.sizes, policy.config.execute
         torch.manual_seed(seed)
-        inputs = size.state_size + policy.size
+        inputs = size.state_size + self.execute * size.action_size
         self.critics = CriticEnsemble(
             inputs, heads=config.heads, hidden=config.hidden, layers=config.layers, activation="relu"
         )
@@ -61,7 +58,8 @@ class OgpoLearner:
             config.experience,
             state_size=size.state_size,
             action_size=size.action_size,
-            horizon=rows,
+            horizon=policy.chunk[0],
+            execute=self.execute,
             normalize=policy.config.normalize,
             seed=seed,
         )
@@ -71,7 +69,6 @@ class OgpoLearner:
                 self.critics.parameters(), lr=config.critic_learning_rate, weight_decay=config.weight_decay
             ),
         }
-        self.execute = rows
         self.judged: Mapping[str, Mode] = {"": "draw", **({"best_": "collect"} if config.best_of > 1 else {})}
         self._ratio = torch.ones(())
 
@@ -188,9 +185,9 @@ class OgpoLearner:
         return batch.returns + config.experience.discount**self.execute * batch.alive * follows
 
     def values(self, critics: CriticEnsemble, states: Tensor, chunks: Tensor) -> Tensor:
-        """Return values (M, B, G) of chunks (B * G, H, A), the G of each state (B, S) in a row."""
+        """Return values (M, B, G) of the E rows played of chunks (B * G, H, A), the G of a state (B, S) in a row."""
         group = len(chunks) // len(states)
-        inputs = torch.cat([states.repeat_interleave(group, dim=0), chunks.flatten(1)], dim=-1)
+        inputs = torch.cat([states.repeat_interleave(group, dim=0), chunks[:, : self.execute].flatten(1)], dim=-1)
         values: Tensor = critics(inputs)
         return values.reshape(critics.heads, len(states), group)
 

@@ -1,13 +1,8 @@
-"""The Ray that a job runs on: the one it was started in, or a small one of its own that ends with it."""
+"""What a job does on Ray: episodes to workers, outcomes back."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clients.errors import RoboserveError
@@ -21,60 +16,7 @@ if TYPE_CHECKING:
     from finetune.relabel.labeller import ModelFacts
     from finetune.relabel.worker import Job
 
-_OBJECT_STORE_BYTES = 100 * 2**20
 _MOST_BLOCKS = 2000
-
-
-@contextlib.contextmanager
-def ray_session(workers: int) -> Iterator[None]:
-    """Connect to the Ray of this job (`ray job submit`, or `ray.init` called before); without one start it here.
-
-    A Ray started here has no dashboard and dies with this process, however that ends.
-
-    Raises:
-        RoboserveError: `unavailable` where Ray Data is not installed.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it would write over the progress bar
-    import ray
-
-    _require_ray_data()
-    if ray.is_initialized():
-        yield
-        return
-    folder = None
-    try:
-        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if "RAY_ADDRESS" not in os.environ and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-            folder = tempfile.mkdtemp(prefix="relabel-")  # a socket's path has at most 107 characters
-            settings |= {
-                "address": "local",
-                "num_cpus": workers,
-                "include_dashboard": False,
-                "object_store_memory": _OBJECT_STORE_BYTES,
-                "_node_ip_address": "127.0.0.1",
-                "_temp_dir": folder,
-            }
-        with _silent_standard_error():
-            ray.init(**settings)
-        yield
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _silent_standard_error() -> Iterator[None]:
-    """Drop what compiled code writes: Ray's says on every start that it heeds a log level. Exceptions pass."""
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as sink:
-            os.dup2(sink.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def describe_in_worker(config: RelabelConfig) -> ModelFacts:
@@ -122,7 +64,12 @@ def outcomes(job: Job, rows: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _require_ray_data() -> None:
+def require_ray_data() -> None:
+    """Refuse to go on without Ray Data.
+
+    Raises:
+        RoboserveError: `unavailable` where it is not installed.
+    """
     try:
         import ray.data  # noqa: F401  it needs pandas, which Ray alone does not bring
     except ImportError as error:

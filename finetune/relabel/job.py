@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clients.errors import RoboserveError
+from finetune.common.ray_session import ray_session
 from finetune.relabel import files
-from finetune.relabel.cluster import describe_in_worker, outcomes, ray_session
+from finetune.relabel.cluster import describe_in_worker, outcomes, require_ray_data
 from finetune.relabel.config import Plan
 from finetune.relabel.labeller import StopJobError, open_labeller
 from finetune.relabel.merge import merge
@@ -84,6 +85,7 @@ def run(config: RelabelConfig, watch: Watch | None = None) -> RelabelReport:
         watch.warn(text)
     watch.begin(len(source.items))
     facts = _served_facts(config) if config.server is not None else None
+    require_ray_data()
     with ray_session(config.workers):
         facts = facts or describe_in_worker(config)
         out = (config.out or config.dataset / f"{_file_name(facts.id)}_progress.parquet").resolve()

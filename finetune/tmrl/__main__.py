@@ -56,6 +56,7 @@ def train(
     evaluate_every: options.IntervalOption = 1000,
     episodes: options.EpisodesOption = 25,
     seed: options.SeedOption = 0,
+    workers: options.WorkersOption = 0,
     publish: PublishOption = None,
     publish_always: AlwaysOption = False,
     publish_over: OverOption = None,
@@ -95,7 +96,9 @@ def train(
     paid = options.reward_config(
         reward=reward, server=server, form=form, every=every, lag=lag, weight=reward_weight, gamma=discount
     )
-    config = JobConfig(out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid)
+    config = JobConfig(
+        out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid, workers=workers
+    )
     frozen = ServedPolicy(policy) if "://" in policy else LocalPolicy(checkpoint_folder(policy))
     chosen = DsrlAgent if agent == "dsrl" else TmrlAgent
     to = publisher(publish, job=out, always=publish_always, over=publish_over)

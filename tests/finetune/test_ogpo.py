@@ -239,6 +239,39 @@ def test_a_target_by_hand_over_three_steps(monkeypatch: pytest.MonkeyPatch) -> N
         assert made.targets(batch, torch.Generator()).tolist() == [pytest.approx(windows.returns[0] + follows)]
 
 
+def test_where_fewer_rows_are_played_than_a_chunk_has_these_alone_have_a_value() -> None:
+    made = StepReplay(capacity=100, state_size=STATES, action_size=COLUMNS, horizon=3, execute=2, discount=DISCOUNT)
+    for one in (macro([1.0, 2.0]), macro([4.0], truncated=True), macro([8.0, 16.0], terminated=True), macro([1.0] * 2)):
+        made.add(one)
+    windows = made.windows(np.arange(4))
+    assert windows.chunks.shape == (4, 3, COLUMNS)
+    assert windows.returns.tolist() == [1 + 0.5 * 2, 2 + 0.5 * 4, 4.0, 8 + 0.5 * 16]
+    assert windows.after[:, 0].tolist() == [2.0, 1.0, 1.0, 2.0]
+    assert windows.weights.tolist() == [1, 1, 0, 1]
+    assert windows.alive.tolist() == [1, 1, 1, 0]
+    assert windows.played.tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 0]]
+    with pytest.raises(ValueError, match="capacity, horizon, execute: 100, 3, 4"):
+        StepReplay(capacity=100, state_size=STATES, action_size=COLUMNS, horizon=3, execute=4, discount=DISCOUNT)
+
+
+def test_critics_read_the_rows_that_are_played_and_the_likelihood_is_of_all() -> None:
+    whole, network = policy()
+    short = replace(whole, config=replace(whole.config, execute=1))
+    made = OgpoLearner(TINY, short, network, seed=0)
+    batch = fill(made, solved=False).experience.sample(sources(0, 0).rows)
+    changed = batch.chunks.clone()
+    changed[:, 1:] = 0.5
+    values = made.values(made.critics, batch.states, batch.chunks)
+    torch.testing.assert_close(made.values(made.critics, batch.states, changed), values)
+    changed[:, 0] += 0.1
+    assert not torch.allclose(made.values(made.critics, batch.states, changed), values)
+    loss, _ = made.policy_loss(batch, torch.Generator().manual_seed(0))
+    loss.backward()
+    last = [value.grad for value in network.parameters()][-1]
+    assert last is not None
+    assert last.reshape(whole.chunk)[1:].abs().max() > 0
+
+
 def test_windows_that_cross_an_episodes_end_do_not_count() -> None:
     cut_off = replay(3, macro([1.0, 2.0], truncated=True), macro([50.0], terminated=True), macro([1.0]))
     windows = cut_off.windows(np.array([0, 1]))

@@ -79,6 +79,7 @@ class RobotEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (interface.action.size,), np.float32)
         self._safety = Safety(safety or SafetyConfig(), interface.action)
+        self.pace = pace
         self._horizon, self._left = horizon, 0
         self._seen: RobotObservation | None = None
         self._last: NDArray[np.float32] | None = None

@@ -1,0 +1,288 @@
+"""Environments in processes of their own: Ray actors that play, and that are replaced when they die.
+
+A worker holds several environments. One that is lost is begun anew: each of its episodes is reset with the seed that
+it had and is played again up to where it was, and the step that was asked for then goes on. Whoever plays notices only
+the time it takes: no step is lost, none counts twice. That asks for environments that do the same again, which is
+checked; a robot with a clock of its own cannot, and is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from clients.errors import RoboserveError
+from finetune.common.ray_session import ray_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    Make = Callable[[], gymnasium.Env[Any, Any]]
+
+_log = logging.getLogger(__name__)
+_MOST_DEATHS = 3
+"""Of a worker with no call answered in between: then it is not bad luck."""
+_FACTS = ("instruction", "told")
+
+
+class Look(NamedTuple):
+    """What came of a call: the observation, and the picture where one was asked for."""
+
+    observation: NDArray[np.float32]
+    picture: NDArray[np.uint8] | None
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    info: dict[str, Any] = {}  # noqa: RUF012  never written to
+
+
+class _Refusal(NamedTuple):
+    """A `RoboserveError`, which does not survive the way through Ray."""
+
+    code: str
+    message: str
+
+
+class _Host:
+    """The environments of a worker, in its process."""
+
+    def __init__(self, make: Make, lanes: int) -> None:
+        self._envs = [make() for _ in range(lanes)]
+
+    def about(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any], str | None, dict[str, str]]:
+        """Return spaces, render mode and what an environment is told."""
+        env = self._envs[0]
+        if getattr(env.unwrapped, "pace", "step") != "step":
+            raise ValueError("workers: a robot with a clock of its own cannot be played again after a loss")
+        facts = {name: getattr(env.unwrapped, name) for name in _FACTS if hasattr(env.unwrapped, name)}
+        return env.observation_space, env.action_space, env.render_mode, facts
+
+    def pid(self) -> int:
+        """Return the process."""
+        return os.getpid()
+
+    def reset(self, lane: int, seed: int, *, draw: bool) -> Look | _Refusal:
+        """Begin an episode."""
+        try:
+            observation, info = self._envs[lane].reset(seed=seed)
+            return Look(np.asarray(observation, np.float32), self._picture(lane, draw=draw), info=info)
+        except RoboserveError as error:
+            return _Refusal(error.code, error.message)
+
+    def step(self, lane: int, action: NDArray[np.float32], *, draw: bool) -> Look | _Refusal:
+        """Play a row."""
+        try:
+            observation, reward, terminated, truncated, info = self._envs[lane].step(action)
+        except RoboserveError as error:
+            return _Refusal(error.code, error.message)
+        picture = self._picture(lane, draw=draw)
+        return Look(
+            np.asarray(observation, np.float32), picture, float(reward), bool(terminated), bool(truncated), info
+        )
+
+    def _picture(self, lane: int, *, draw: bool) -> NDArray[np.uint8] | None:
+        picture: Any = self._envs[lane].render() if draw else None
+        return None if picture is None else np.asarray(picture)
+
+
+@dataclass(kw_only=True)
+class _Episode:
+    """An episode that is under way, as it would be played again."""
+
+    seed: int
+    draw: bool
+    latest: Look
+    actions: list[NDArray[np.float32]] = field(default_factory=list)
+
+
+class Worker:
+    """A Ray actor with environments, and the next one when it dies.
+
+    Args:
+        make: makes an environment; it goes to the actor. `lanes`: how many there are.
+
+    Raises:
+        RoboserveError: `unavailable` where workers die one after the other.
+        ValueError: the environment cannot be played again.
+    """
+
+    def __init__(self, make: Make, *, lanes: int) -> None:
+        self._make, self._lanes = make, lanes
+        self._episodes: dict[int, _Episode] = {}
+        self._lock = threading.Lock()
+        self.losses = self._deaths = 0
+        self._start()
+        self.about = self._answer(self._actor.about.remote)
+
+    def reset(self, lane: int, seed: int, *, draw: bool) -> Look:
+        """Begin an episode.
+
+        Raises:
+            RoboserveError: what the environment refused; `unavailable`, as above.
+        """
+        with self._lock:
+            self._episodes.pop(lane, None)
+            look: Look = self._answer(lambda: self._actor.reset.remote(lane, seed, draw=draw))
+            self._episodes[lane] = _Episode(seed=seed, draw=draw, latest=look)
+        return look
+
+    def step(self, lane: int, action: NDArray[np.float32]) -> Look:
+        """Play a row; raises as `reset` does, and `invalid_request` before the first."""
+        with self._lock:
+            episode = self._episodes.get(lane)
+            if episode is None:
+                raise RoboserveError("invalid_request", "environment: reset must come before the first step")
+            look: Look = self._answer(lambda: self._actor.step.remote(lane, action, draw=episode.draw))
+            episode.actions.append(np.array(action))
+            episode.latest = look
+        return look
+
+    def close(self) -> None:
+        """End the actor."""
+        import ray
+
+        ray.kill(self._actor)
+
+    @property
+    def pid(self) -> int:
+        """Of the process that plays now."""
+        return int(self._answer(self._actor.pid.remote))
+
+    def _start(self) -> None:
+        import ray
+
+        self._actor: Any = ray.remote(num_cpus=1, max_restarts=0)(_Host).remote(self._make, self._lanes)
+
+    def _answer(self, call: Callable[[], Any]) -> Any:
+        """Return what the actor answers, or the next one that was brought to where it was."""
+        import ray
+
+        while True:
+            try:
+                answer = _wait(call())
+            except ray.exceptions.RayActorError as error:
+                self._replace(error)
+                continue
+            self._deaths = 0
+            return answer
+
+    def _replace(self, error: Exception) -> None:
+        import ray
+
+        rows = sum(len(episode.actions) for episode in self._episodes.values())
+        while True:
+            self.losses, self._deaths = self.losses + 1, self._deaths + 1
+            if self._deaths > _MOST_DEATHS:
+                raise RoboserveError(
+                    "unavailable", f"workers: {self._deaths} died one after the other: {error}"
+                ) from error
+            _log.warning("a rollout worker died; the next one plays %d steps again", rows)
+            self._start()
+            try:
+                for lane, episode in self._episodes.items():
+                    self._again(lane, episode)
+            except ray.exceptions.RayActorError as next_error:
+                error = next_error
+                continue
+            return
+
+    def _again(self, lane: int, episode: _Episode) -> None:
+        look: Look = _wait(self._actor.reset.remote(lane, episode.seed, draw=episode.draw))
+        for action in episode.actions:
+            look = _wait(self._actor.step.remote(lane, action, draw=episode.draw))
+        if not np.array_equal(look.observation, episode.latest.observation):
+            raise RoboserveError(
+                "unavailable",
+                f"workers: lane {lane}, seed {episode.seed}: played again, its {len(episode.actions)} steps led "
+                "elsewhere, so that the episode that was lost cannot go on",
+            )
+
+
+def _wait(reference: Any) -> Any:
+    """Return an actor's answer.
+
+    Raises:
+        RayActorError: it is gone. Else what its environment raised.
+    """
+    import ray
+
+    try:
+        answer = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    if isinstance(answer, _Refusal):
+        raise RoboserveError(answer.code, answer.message)
+    return answer
+
+
+class WorkerEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
+    """An environment that a worker plays, with the interface of one that is here.
+
+    Args:
+        lane: which of the worker's. `draw`: whether each step brings a picture, for `render`.
+    """
+
+    instruction: str
+    told: str
+
+    def __init__(self, worker: Worker, lane: int, *, draw: bool) -> None:
+        self._worker, self._lane, self._draw = worker, lane, draw
+        self.observation_space, self.action_space, mode, facts = worker.about
+        self.render_mode = mode if draw else None
+        for name, value in facts.items():
+            setattr(self, name, value)
+        self._picture: NDArray[np.uint8] | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin an episode; without a seed one is drawn here, for it may be needed again."""
+        super().reset(seed=seed, options=options)
+        drawn = int(self.np_random.integers(2**31)) if seed is None else seed
+        look = self._worker.reset(self._lane, drawn, draw=self._draw)
+        self._picture = look.picture
+        return look.observation.copy(), look.info
+
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Play a row."""
+        look = self._worker.step(self._lane, np.asarray(action, np.float32))
+        self._picture = look.picture
+        return look.observation.copy(), look.reward, look.terminated, look.truncated, look.info
+
+    def render(self) -> Any:
+        """Return the picture of the latest step."""
+        return self._picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """Environments that workers play: the one to learn in, those to be judged in, and the workers."""
+
+    learning: WorkerEnv
+    judged: list[WorkerEnv]
+    workers: list[Worker]
+
+
+@contextlib.contextmanager
+def played(make: Make, *, workers: int, lanes: int, draw: bool) -> Iterator[Played]:
+    """Give environments that as many processes play, until the end of the context.
+
+    The first plays the environment to learn in, whose steps bring pictures where `draw` says so, and all share the
+    `lanes` to be judged in.
+    """
+    with ray_session(workers), contextlib.ExitStack() as opened:
+        made = []
+        for index in range(min(workers, lanes + 1)):
+            made.append(Worker(make, lanes=len(range(index, lanes + 1, workers))))
+            opened.callback(made[-1].close)
+        envs = [WorkerEnv(made[lane % workers], lane // workers, draw=draw and lane == 0) for lane in range(lanes + 1)]
+        yield Played(learning=envs[0], judged=envs[1:], workers=made)
