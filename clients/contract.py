@@ -59,8 +59,8 @@ class PolicyContract:
         model: name of the served model; `revision` and `content_hash` (SHA-256, hex) pin its weights.
         control_hz: rate at which rows of a chunk are meant to be played.
         chunk_length: rows of a chunk (H); `execute`: rows to play before the next chunk takes over.
-        supports: which of "rtc", "seed", "integration_steps", "adapters", "noise", "context_noise", "path", "reset" the
-            policy honours; "path": it was trained to follow one that is drawn on its first camera's image.
+        supports: which of "rtc", "seed", "integration_steps", "adapters", "noise", "summary", "context_noise", "path",
+            "reset" the policy honours; "path": it was trained to follow one that is drawn on its first camera's image.
         context_size: numbers of context noise that it takes; 0 for a policy that was trained without.
         limits: caps of this server by name (message_bytes, instruction_chars, image_pixels ...).
     """

@@ -29,6 +29,7 @@ class ActOptions:
         return_model_actions: also return the chunk in model space.
         noise: what the chunk starts from, in model space, float32 (H, model action size).
         context_level: 0 trusts the context, 1 erases it; `context_noise`: float32 (context size,), takes its place.
+        return_summary: also return what the policy read from the observation.
     """
 
     seed: Optional[int] = None
@@ -41,6 +42,7 @@ class ActOptions:
     noise: Optional[Array] = None
     context_level: Optional[float] = None
     context_noise: Optional[Array] = None
+    return_summary: Optional[bool] = None
 
     def to_map(self) -> Dict[str, Any]:
         """Return the wire form: the options that are set."""
@@ -74,6 +76,7 @@ class ActReply:
         seed: that noise was drawn from, asked for or not; with it the same request gives the same chunk again. None for
             a policy that draws none.
         context_level: that was used; None for a policy without.
+        summary: float32 (L,), what the policy read from the observation, where it was asked for.
     """
 
     actions: Array
@@ -84,6 +87,7 @@ class ActReply:
     round_trip_ms: float
     seed: Optional[int] = None
     context_level: Optional[float] = None
+    summary: Optional[Array] = None
 
 
 def fit_images(
@@ -164,6 +168,7 @@ def read_reply(message: Mapping[str, Any], contract: PolicyContract, *, round_tr
         round_trip_ms=round_trip_ms,
         seed=_optional(message, "seed", int),
         context_level=_optional(message, "context_level", float),
+        summary=_summary(message.get("summary")),
     )
 
 
@@ -184,6 +189,12 @@ def _optional(message: Mapping[str, Any], name: str, kind: Type[_Number]) -> Opt
     value = message.get(name)
     if value is not None and not isinstance(value, kind):
         raise RoboserveError("invalid_output", f"{name}: must be of type {kind.__name__}")
+    return value
+
+
+def _summary(value: Any) -> Optional[Array]:
+    if value is not None and not (isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "f"):
+        raise RoboserveError("invalid_output", "summary: must be a one-dimensional array of floats")
     return value
 
 

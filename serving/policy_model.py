@@ -39,6 +39,7 @@ def contract_of(spec: PolicySpec, args: PolicyArgs) -> PolicyContract:
         "seed": spec.supports_seed,
         "integration_steps": spec.integration_steps > 0,
         "noise": spec.supports_noise,
+        "summary": spec.supports_summary,
         "context_noise": spec.context_size > 0,
         "path": spec.follows_path,
         "adapters": spec.adapters != "none",
@@ -85,6 +86,9 @@ def checked_forward(policy: Policy) -> Callable[[Sequence[ActItem]], list[Action
             return "actions: the policy went beyond its own limits"
         if model_actions.ndim != 2 or len(model_actions) != shape[0] or not np.isfinite(model_actions).all():
             return "model_actions: the policy gave values that are not finite, or not a row for each action"
+        summary = chunk.summary
+        if summary is not None and (summary.ndim != 1 or not np.isfinite(summary).all()):
+            return "summary: the policy gave values that are not finite, or more than one dimension"
         return None
 
     def check(chunk: ActionChunk) -> ActionChunk | Exception:

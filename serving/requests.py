@@ -28,7 +28,15 @@ _OBSERVATION_ENTRIES = frozenset(("images", "state", "instruction"))
 _RTC_OPTIONS = ("inference_delay", "leftover", "executed", "execution_horizon")
 _CONTEXT_OPTIONS = ("context_level", "context_noise")
 _OPTION_ENTRIES = frozenset(
-    ("seed", "integration_steps", "return_model_actions", "noise", *_CONTEXT_OPTIONS, *_RTC_OPTIONS)
+    (
+        "seed",
+        "integration_steps",
+        "return_model_actions",
+        "return_summary",
+        "noise",
+        *_CONTEXT_OPTIONS,
+        *_RTC_OPTIONS,
+    )
 )
 _MOST_NOISE = 100.0
 
@@ -176,6 +184,7 @@ def _options(options: Mapping[str, Any], spec: PolicySpec) -> ActOptions:
         noise=_noise(options, "noise", (spec.chunk_length, spec.action.size)),
         context_level=number(options, "context_level", 0.0, 1.0),
         context_noise=_noise(options, "context_noise", (spec.context_size,)),
+        return_summary=flag(options, "return_summary"),
     )
 
 
@@ -195,13 +204,15 @@ def _drawing_options(spec: PolicySpec) -> dict[str, bool]:
         "seed": spec.supports_seed,
         "integration_steps": spec.integration_steps > 0,
         "noise": spec.supports_noise,
+        "return_summary": spec.supports_summary,
         **dict.fromkeys(_CONTEXT_OPTIONS, spec.context_size > 0),
     }
 
 
 def _refuse_unsupported(supported: Mapping[str, bool], options: Mapping[str, Any], spec: PolicySpec) -> None:
     for name, honoured in supported.items():
-        if not honoured and options.get(name) is not None:
+        value = options.get(name)
+        if not honoured and value is not None and value is not False:
             raise RoboserveError("invalid_request", f"options.{name}: policy {spec.id!r} does not support it")
 
 

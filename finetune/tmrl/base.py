@@ -8,6 +8,7 @@ import numpy as np
 
 from clients.errors import RoboserveError
 from clients.policy import ActOptions, PolicyClient
+from finetune.tmrl.sent_views import SentViews
 from models.policies.flow_vla.steerable import SteerableVla
 from models.policies.steered.base import open_flow
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.policies.flow_vla.head import ViewEncoder
+    from clients.images import WireImage
+    from clients.policy import ActReply
+    from finetune.common.environments.seeing import Eyes
     from models.policies.steered.choice import Steering
 
 
@@ -43,6 +46,11 @@ class SteeredPolicy(Protocol):
         """Of its weights and configuration."""
         ...
 
+    @property
+    def encoder(self) -> Eyes | None:
+        """What makes states of what a robot sees; None for a policy on states."""
+        ...
+
     def act(self, states: NDArray[np.float32], steering: Steering) -> NDArray[np.float32]:
         """Return chunks float32 (N, H, A) for states (N, S)."""
         ...
@@ -66,7 +74,7 @@ class LocalPolicy:
         self.chunk, self.execute, self.context_size = self.flow.chunk, self.flow.execute, self.flow.context_size
 
     @property
-    def encoder(self) -> ViewEncoder | None:
+    def encoder(self) -> Eyes | None:
         """What makes states of what a robot sees, for a VLA."""
         return self.flow.encoder if isinstance(self.flow, SteerableVla) else None
 
@@ -86,23 +94,33 @@ class LocalPolicy:
 class ServedPolicy:
     """A policy behind the policy service: noise, level and context noise go up, its weights never come down.
 
+    One with cameras is asked twice for a decision: what it has read from the observation, which the agent is shown, and
+    then for the chunk that the agent steers it to.
+
     Args:
         server: "host:port" or a ws:// address. `api_key`: where the service asks for one.
 
     Raises:
         RoboserveError: the service cannot be reached; `contract_mismatch` where the policy takes no noise from outside,
-            or needs a camera.
+            or has cameras and does not tell what it reads.
     """
 
     def __init__(self, server: str, *, policy: str | None = None, api_key: str | None = None) -> None:
         self._client = PolicyClient(server, policy=policy, api_key=api_key)
         contract = self._client.contract
-        if "noise" not in contract.supports or contract.cameras:
-            wanted = "takes no noise from outside" if not contract.cameras else "needs a camera, and here is a state"
-            raise RoboserveError("contract_mismatch", f"policy {contract.model!r} {wanted}")
+        if "noise" not in contract.supports:
+            raise RoboserveError("contract_mismatch", f"policy {contract.model!r} takes no noise from outside")
+        if contract.cameras and "summary" not in contract.supports:
+            raise RoboserveError("contract_mismatch", f"policy {contract.model!r} does not tell what it sees")
         self.chunk = (contract.chunk_length, contract.action.size)
         self.execute, self.context_size = contract.execute, contract.context_size
         self.content_hash = contract.content_hash
+        self._views = SentViews(contract) if contract.cameras else None
+
+    @property
+    def encoder(self) -> Eyes | None:
+        """What makes vectors of what a robot sees, which go up as requests."""
+        return self._views
 
     def act(self, states: NDArray[np.float32], steering: Steering) -> NDArray[np.float32]:
         """Return chunks, one request each.
@@ -110,20 +128,40 @@ class ServedPolicy:
         Raises:
             RoboserveError: the service's refusal.
         """
-        return np.stack([self._ask(state, steering, index) for index, state in enumerate(states)])
+        return np.stack(
+            [self._ask(state, self._steered(steering, index)).actions for index, state in enumerate(states)]
+        )
 
     def look(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return states as they are."""
-        return states
+        """Return states as they are, or what the service has read from the observations in their place.
+
+        Raises:
+            RoboserveError: as `act`.
+        """
+        if self._views is None:
+            return states
+        return np.stack([self._read(state) for state in states])
 
     def close(self) -> None:
         """End the connection."""
         self._client.close()
 
-    def _ask(self, state: NDArray[np.float32], steering: Steering, index: int) -> NDArray[np.float32]:
+    def _read(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        summary = self._ask(state, ActOptions(seed=0, return_summary=True)).summary
+        if summary is None:
+            raise RoboserveError("invalid_output", "summary: the policy gave none")
+        return summary.astype(np.float32)
+
+    def _steered(self, steering: Steering, index: int) -> ActOptions:
         noise = steering.noise[index]
-        options = ActOptions(noise=noise)
-        if self.context_size:
-            level, context = float(steering.level[index]), steering.context_noise[index]
-            options = ActOptions(noise=noise, context_level=level, context_noise=context)
-        return self._client.act(images={}, state=state, instruction="", options=options).actions
+        if not self.context_size:
+            return ActOptions(noise=noise)
+        level, context = float(steering.level[index]), steering.context_noise[index]
+        return ActOptions(noise=noise, context_level=level, context_noise=context)
+
+    def _ask(self, state: NDArray[np.float32], options: ActOptions) -> ActReply:
+        images: dict[str, WireImage] = {}
+        words = ""
+        if self._views is not None:
+            images, state, words = self._views.request(state)
+        return self._client.act(images=images, state=state, instruction=words, options=options)

@@ -51,7 +51,7 @@ class TmrlJob(LearningJob):
         make: Callable[[], gymnasium.Env[Any, Any]] | None = None,
         agent: MakeAgent = TmrlAgent,
     ) -> None:
-        made = make or maker(task, policy.encoder if isinstance(policy, LocalPolicy) else None)
+        made = make or maker(task, policy.encoder)
         states = policy.look(np.zeros((1, *(made().observation_space.shape or ())), np.float32)).shape[1]
         learner = SteeringLearner(method, policy, states=states, seed=config.seed, agent=agent)
         facts = {"task": task, "policy": policy.content_hash, "agent": type(learner.agent).__name__}

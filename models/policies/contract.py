@@ -72,6 +72,7 @@ class PolicySpec:
         supports_rtc: takes `inference_delay` and `leftover`.
         supports_seed: the same request with the same seed gives the same chunk.
         supports_noise: takes the noise that a chunk starts from.
+        supports_summary: tells what it has read from an observation, for an agent elsewhere that steers it.
         follows_path: was trained to follow a path of the gripper that is drawn, in the style "policy", on the image of
             its first camera; without one it acts on the image alone.
         context_size: numbers of context noise that the policy takes beside a context level (context-smoothed
@@ -97,6 +98,7 @@ class PolicySpec:
     supports_rtc: bool = False
     supports_seed: bool = False
     supports_noise: bool = False
+    supports_summary: bool = False
     follows_path: bool = False
     context_size: int = 0
     stateful: bool = False
@@ -134,6 +136,7 @@ class ActOptions:
         noise: what the chunk starts from in model space, float32 (H, model action size); None draws it.
         context_level: 0 trusts the context, 1 erases it; None is 0. `context_noise`: float32 (context_size,), what
             takes its place; None draws it.
+        return_summary: also tell what was read from the observation.
     """
 
     seed: int | None = None
@@ -144,6 +147,7 @@ class ActOptions:
     noise: NDArray[np.float32] | None = None
     context_level: float | None = None
     context_noise: NDArray[np.float32] | None = None
+    return_summary: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +170,7 @@ class ActionChunk:
         seed: that noise was drawn from, asked for or not; None where none was. `context_level`: that was used; None for
             a policy without.
         adapter_hash: SHA-256, hex, of the adapter that answered; None for the base.
+        summary: float32 (L,), what was read from the observation, its context clean, where it was asked for.
     """
 
     actions: NDArray[np.float32]
@@ -173,6 +178,7 @@ class ActionChunk:
     seed: int | None = None
     context_level: float | None = None
     adapter_hash: str | None = None
+    summary: NDArray[np.float32] | None = None
 
 
 class Policy(Protocol):

@@ -136,8 +136,9 @@ class NativeMessages:
         }
         if request.return_model_actions:
             reply["model_actions"] = outcome.chunk.model_actions
-        drawn = {"seed": outcome.chunk.seed, "context_level": outcome.chunk.context_level}
-        reply |= {name: value for name, value in drawn.items() if value is not None}
+        chunk = outcome.chunk
+        told = {"seed": chunk.seed, "context_level": chunk.context_level, "summary": chunk.summary}
+        reply |= {name: value for name, value in told.items() if value is not None}
         packed = encode(reply)
         now = time.perf_counter()
         timings = {**outcome.timings, "encode": (now - started) * 1e3, "total": (now - received) * 1e3}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -13,30 +13,67 @@ from finetune.common.environments.registry import make_env
 from finetune.common.environments.robot import RobotEnv
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from models.policies.flow_vla.head import ViewEncoder
+
+class View(Protocol):
+    """A camera as a policy has it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        ...
+
+
+class Eyes(Protocol):
+    """What makes a state of an observation."""
+
+    @property
+    def cameras(self) -> Sequence[View]:
+        """What it needs."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Numbers of a state."""
+        ...
+
+    def encode(
+        self, images: Mapping[str, NDArray[np.uint8]], state: NDArray[np.float32], instruction: str
+    ) -> NDArray[np.float32]:
+        """Return the state, float32 (size,), of images of these cameras, the robot's state and the instruction."""
+        ...
 
 
 class SeeingEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Observation: float32 (features,), of the images, the state and the instruction that the robot is told.
 
     Args:
-        env: a robot's. `encoder`: of the VLA that acts.
+        env: a robot's. `encoder`: of the VLA that acts, or what sends it observations.
 
     Raises:
         TypeError: the environment is no robot's.
         ValueError: the robot lacks a camera of the VLA.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], encoder: ViewEncoder) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], encoder: Eyes) -> None:
         super().__init__(env)
         if not isinstance(env.unwrapped, RobotEnv):
             raise TypeError(f"task: {type(env.unwrapped).__name__} has no cameras; a VLA needs robot:name=...")
         self._robot, self._encoder = env.unwrapped, encoder
-        wanted = {camera.name for camera in encoder.config.cameras}
+        wanted = {camera.name for camera in encoder.cameras}
         if not wanted <= set(self._robot.cameras):
             raise ValueError(f"task: the robot has the cameras {self._robot.cameras}, the policy needs {wanted}")
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (encoder.size,), np.float32)
@@ -57,12 +94,12 @@ class SeeingEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         seen = self._robot.seen
         fitted = {
             camera.name: resize_with_pad(seen.images[camera.name], camera.height, camera.width)
-            for camera in self._encoder.config.cameras
+            for camera in self._encoder.cameras
         }
         return self._encoder.encode(fitted, np.asarray(seen.state, np.float32), self._robot.told)
 
 
-def maker(task: str, encoder: ViewEncoder | None) -> Callable[[], gymnasium.Env[Any, Any]]:
+def maker(task: str, encoder: Eyes | None) -> Callable[[], gymnasium.Env[Any, Any]]:
     """Return what makes the environment of `make_env`, as the policy's encoder knows it where it has one."""
     if encoder is None:
         return partial(make_env, task)

@@ -106,6 +106,7 @@ class CheckpointConfig:
             supports_rtc=True,
             supports_seed=True,
             supports_noise=True,
+            supports_summary=True,
             context_size=context_size,
             follows_path=self.path,
             normalization=NORMALIZATION,

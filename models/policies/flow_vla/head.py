@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.policies.contract import PolicySpec
+    from models.policies.contract import CameraSpec, PolicySpec
     from models.policies.flow_vla.checkpoint import CheckpointConfig
     from models.policies.flow_vla.network import FlowVLANetwork, Prefix
 
@@ -69,6 +69,11 @@ class ActionHead(ChunkField):
     def encode(self, state: Tensor, *, level: Tensor | None = None, context_noise: Tensor | None = None) -> Prefix:
         """Return what the expert needs of features (B, S); noise is as in `FlowVLANetwork.encode`."""
         return prefix_of(self._whole, self.summary, state, level=level, context_noise=context_noise)
+
+    def told(self, features: Tensor) -> Tensor:
+        """Return what an agent that steers it is told: the summary without context noise, and the state, (B, L)."""
+        start = self._whole.cameras * self._whole.image_features
+        return torch.cat([self.clean(features).summary, features[:, start : start + self._whole.state_size]], dim=1)
 
     def velocity(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
         """Return the velocity; see `FlowVLANetwork.velocity`."""
@@ -129,6 +134,11 @@ class ViewEncoder:
         self._words: dict[str, Tensor] = {}
 
     @property
+    def cameras(self) -> tuple[CameraSpec, ...]:
+        """What it needs."""
+        return self.config.cameras
+
+    @property
     def size(self) -> int:
         """Numbers of what is known."""
         return self.network.config.features
@@ -147,7 +157,7 @@ class ViewEncoder:
             ValueError: a camera of the VLA is missing, or an image or the state has another size.
         """
         given = {name: image.shape[:2] for name, image in images.items()}
-        wanted = {camera.name: (camera.height, camera.width) for camera in self.config.cameras}
+        wanted = {camera.name: (camera.height, camera.width) for camera in self.cameras}
         if not wanted.items() <= given.items() or state.shape != (self.config.state.size,):
             raise ValueError(
                 f"observation: images {given} and a state of {state.shape}; the policy needs {wanted} and a state of "

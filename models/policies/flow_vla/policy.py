@@ -18,6 +18,7 @@ from models.policies.adapters import Base, read_adapter
 from models.policies.contract import ActionChunk, PolicySpec
 from models.policies.flow_vla.checkpoint import load_checkpoint
 from models.policies.flow_vla.flow import Guidance, integrate
+from models.policies.flow_vla.head import ActionHead
 from models.policies.flow_vla.rtc import prefix_weights
 from models.policies.low_rank import LowRankMixer
 
@@ -86,6 +87,7 @@ class FlowVLAPolicy:
         self._dtype = _DTYPES[config.dtype]
         self._config, network, content_hash = load_checkpoint(checkpoint_folder(config.checkpoint))
         self._network = network.to(device=self._device, dtype=self._dtype).requires_grad_(requires_grad=False)
+        self._head = ActionHead(self._network)
         self._steps = config.integration_steps or self._config.inference.integration_steps
         spec = self._config.spec(content_hash, context_size=network.context_size)
         self._spec = replace(spec, adapters="none" if config.adapters is None else "mixed")
@@ -139,13 +141,15 @@ class FlowVLAPolicy:
         # the guided field needs gradients, which tensors made in inference mode refuse to give
         with torch.no_grad() if guidance is not None else torch.inference_mode(), self._mixing(adapters):
             drawn = self._draw(items)
-            prefix = self._encode(items, drawn, adapters)
+            features = self._features(items, adapters)
+            prefix = self._encode(features, items, drawn)
             model = integrate(
                 lambda noisy, time: self._network.velocity(prefix, noisy.to(self._dtype), time.to(self._dtype)).float(),
                 drawn.noise.to(self._device),
                 steps=steps,
                 guidance=guidance,
             )
+            summaries = self._summaries(features, items)
         normalized = model.cpu().numpy().astype(np.float32)
         scales = [self._config.action_normalizer if one is None else one.facts.action for one in adapters]
         actions = np.stack([scale.restore(row) for scale, row in zip(scales, normalized, strict=True)])
@@ -153,6 +157,7 @@ class FlowVLAPolicy:
             actions, np.asarray(self._spec.action.low, np.float32), np.asarray(self._spec.action.high, np.float32)
         )
         levels = [item.options.context_level or 0.0 if self._network.context_size else None for item in items]
+        rows = zip(actions, normalized, drawn.seeds, levels, adapters, summaries, strict=True)
         return [
             ActionChunk(
                 actions=row,
@@ -160,8 +165,9 @@ class FlowVLAPolicy:
                 seed=seed,
                 context_level=level,
                 adapter_hash=None if adapter is None else adapter.content_hash,
+                summary=summary,
             )
-            for row, raw, seed, level, adapter in zip(actions, normalized, drawn.seeds, levels, adapters, strict=True)
+            for row, raw, seed, level, adapter, summary in rows
         ]
 
     def _read_adapter(self, folder: Path) -> FittedAdapter:
@@ -178,7 +184,7 @@ class FlowVLAPolicy:
     def _mixing(self, adapters: Sequence[FittedAdapter | None]) -> AbstractContextManager[None]:
         return nullcontext() if self._adapters is None else self._mixer.mixing(adapters)
 
-    def _encode(self, items: Sequence[ActItem], drawn: _Drawn, adapters: Sequence[FittedAdapter | None]) -> Prefix:
+    def _features(self, items: Sequence[ActItem], adapters: Sequence[FittedAdapter | None]) -> Tensor:
         pixels = np.stack(
             [np.stack([item.observation.images[camera.name] for camera in self._spec.cameras]) for item in items]
         )
@@ -186,16 +192,22 @@ class FlowVLAPolicy:
         scales = [self._config.state_normalizer if one is None else one.facts.state for one in adapters]
         states = np.stack([scale.normalize(item.observation.state) for scale, item in zip(scales, items, strict=True)])
         words = self._config.tokenizer([item.observation.instruction for item in items])
-        context: dict[str, Tensor] = {}
-        if self._network.context_size:
-            levels = torch.tensor([item.options.context_level or 0.0 for item in items], device=self._device)
-            context = {"level": levels, "context_noise": drawn.context.to(self._device, self._dtype)}
-        return self._network.encode(
-            images,
-            torch.from_numpy(states).to(self._device, self._dtype),
-            torch.from_numpy(words).to(self._device),
-            **context,
+        return self._network.features(
+            images, torch.from_numpy(states).to(self._device, self._dtype), torch.from_numpy(words).to(self._device)
         )
+
+    def _encode(self, features: Tensor, items: Sequence[ActItem], drawn: _Drawn) -> Prefix:
+        if not self._network.context_size:
+            return self._head.encode(features)
+        levels = torch.tensor([item.options.context_level or 0.0 for item in items], device=self._device)
+        return self._head.encode(features, level=levels, context_noise=drawn.context.to(self._device, self._dtype))
+
+    def _summaries(self, features: Tensor, items: Sequence[ActItem]) -> list[NDArray[np.float32] | None]:
+        wanted = [item.options.return_summary for item in items]
+        if not any(wanted):
+            return [None] * len(items)
+        told = self._head.told(features).float().cpu().numpy()
+        return [row if asked else None for row, asked in zip(told, wanted, strict=True)]
 
     def _draw(self, items: Sequence[ActItem]) -> _Drawn:
         shape = (self._spec.chunk_length, self._spec.action.size)

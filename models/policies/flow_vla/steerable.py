@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from models.policies.state_flow.policy import SteerableFlow
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from models.policies.contract import Observation
@@ -28,7 +28,7 @@ class SteerableVla(SteerableFlow):
     ) -> None:
         super().__init__(config, head, content_hash, steps=steps)
         self.encoder = encoder
-        self._checkpoint, self._head = config.checkpoint, head
+        self._head = head
 
     def know(self, observation: Observation) -> NDArray[np.float32]:
         """Return the features of an observation."""
@@ -37,7 +37,5 @@ class SteerableVla(SteerableFlow):
     @torch.no_grad()
     def look(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the summary that the expert is told without context noise, and the robot's state, (N, L)."""
-        seen, network = torch.from_numpy(states), self._checkpoint.network
-        summary: NDArray[np.float32] = self._head.clean(seen).summary.numpy()
-        start = network.cameras * network.image_features
-        return np.concatenate([summary, states[:, start : start + network.state_size]], axis=1)
+        told: NDArray[np.float32] = self._head.told(torch.from_numpy(states)).numpy()
+        return told

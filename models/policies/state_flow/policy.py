@@ -189,6 +189,8 @@ def _check(options: ActOptions, spec: PolicySpec, *, adapter: str | None) -> Non
         raise ValueError(f"seed: {options.seed}, must be 0 to 2^63 - 1")
     if not spec.context_size and (options.context_level is not None or options.context_noise is not None):
         raise ValueError("context_level: this policy was trained without context noise")
+    if options.return_summary:
+        raise ValueError("return_summary: a policy on states reads no more than its state")
     if options.context_level is not None and not 0 <= options.context_level <= 1:
         raise ValueError(f"context_level: {options.context_level}, must be from 0 to 1")
     shapes = (("noise", options.noise, (spec.chunk_length, spec.action.size)),)

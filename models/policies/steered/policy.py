@@ -51,6 +51,7 @@ class SteeredPolicy:
             revision=loaded.revision,
             content_hash=content_hash,
             supports_noise=False,
+            supports_summary=False,
             supports_rtc=False,
             context_size=0,
             integration_steps=0,
@@ -105,6 +106,8 @@ class SteeredPolicy:
         for name, value in given.items():
             if value is not None:
                 raise ValueError(f"{name}: a steered policy chooses for itself")
+        if options.return_summary:
+            raise ValueError("return_summary: a steered policy is not steered from elsewhere")
         if item.adapter is not None:
             raise ValueError(f"adapter: {item.adapter!r}, this policy has none")
         if item.observation.state.shape != (spec.state.size,):
