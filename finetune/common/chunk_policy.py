@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from models.policies.denoising import chain_log_prob, sample_chain, step_log_probs, whole_score
 from models.policies.flow_vla.flow import integrate
@@ -36,12 +37,15 @@ class ChunkPolicy:
         steps: the chain that is drawn and scored; the checkpoint's own, or one with other noise.
         content_hash: of the checkpoint.
         encoder: of a VLA: what makes states of what a robot sees; None for a policy on states.
+        recompute: when chains are scored, keep nothing of a step's inside and compute it again for the gradient: memory
+            for one step in the place of a chain's, for a third more work (activation checkpointing).
     """
 
     config: StatePolicyConfig | HeadPolicyConfig
     steps: FlowSteps | DiffusionSteps
     content_hash: str
     encoder: ViewEncoder | None = None
+    recompute: bool = False
 
     @property
     def sizes(self) -> FieldSizes:
@@ -83,11 +87,22 @@ class ChunkPolicy:
 
     def score(self, network: ChunkField, states: Tensor, chain: Chain, *, normalised: bool = True) -> Tensor:
         """Return the log-likelihood of chains as `draw` gives them, (N * group,), differentiable."""
-        return chain_log_prob(self.steps, self.field(network, states), chain, normalised=normalised)
+        return chain_log_prob(self.steps, self._scored(network, states), chain, normalised=normalised)
 
     def step_scores(self, network: ChunkField, states: Tensor, chain: Chain) -> Tensor:
         """Return the log-likelihood of each scored step, (scored steps, N * group), differentiable."""
-        return step_log_probs(self.steps, self.field(network, states), chain)
+        return step_log_probs(self.steps, self._scored(network, states), chain)
+
+    def _scored(self, network: ChunkField, states: Tensor) -> Field:
+        field = self.field(network, states)
+        if not self.recompute:
+            return field
+
+        def again(moving: Tensor, time: Tensor) -> Tensor:
+            said: Tensor = checkpoint(field, moving, time, use_reentrant=False)
+            return said
+
+        return again
 
     def whole(self, chain: Chain, *, normalised: bool = True) -> Tensor:
         """Return the log-likelihood of chains under the network that drew them, (N * group,)."""
@@ -128,13 +143,17 @@ class ChunkPolicy:
 
 
 def load_chunk_policy(
-    folder: Path, steps: FlowSteps | DiffusionSteps | None = None, *, execute: int | None = None
+    folder: Path,
+    steps: FlowSteps | DiffusionSteps | None = None,
+    *,
+    execute: int | None = None,
+    recompute: bool = False,
 ) -> tuple[ChunkPolicy, ChunkField]:
     """Return policy and network of a checkpoint folder.
 
     Args:
         steps: another chain than the checkpoint's; of its kind. `execute`: rows to play of a chunk, if others than the
-            checkpoint's.
+            checkpoint's. `recompute`: see `ChunkPolicy`.
 
     Raises:
         ValueError: a chain of the other kind, rows that a chunk does not have, or as the checkpoint's loader.
@@ -150,5 +169,11 @@ def load_chunk_policy(
     if steps is not None and type(steps) is not type(config.denoising):
         kinds = type(steps).__name__, type(config.denoising).__name__
         raise ValueError(f"denoising: {kinds[0]}, but the policy was trained for {kinds[1]}")
-    policy = ChunkPolicy(config=config, steps=steps or config.denoising, content_hash=content_hash, encoder=encoder)
+    policy = ChunkPolicy(
+        config=config,
+        steps=steps or config.denoising,
+        content_hash=content_hash,
+        encoder=encoder,
+        recompute=recompute,
+    )
     return policy, network

@@ -45,6 +45,9 @@ def train(
     learning_rate: Annotated[
         float, typer.Option(help="Of the policy; 0 keeps the settings', which is much for the head of a VLA.", min=0)
     ] = 0.0,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Activation checkpointing: less memory, a third more work.")
+    ] = False,
     best_of: Annotated[int, typer.Option(help="Chains from which a chunk to play is chosen.")] = 1,
     next_actions: Annotated[int, typer.Option(help="Draws at the next state; 8 for Q-variance reduction.")] = 1,
     reward: options.RewardOption = "env",
@@ -97,7 +100,7 @@ def train(
     folder = checkpoint_folder(policy)
     chain = denoising(folder, noise=denoising_noise or None, correction=correction, last=last or None)
     to = publisher(publish, job=out, always=publish_always, over=publish_over)
-    job = OgpoJob(config, method, folder, task=task, steps=chain, execute=execute or None)
+    job = OgpoJob(config, method, folder, task=task, steps=chain, execute=execute or None, recompute=recompute)
     options.run_job(job, task, to=to, export=job.export)
     job.export(out / "checkpoint")
     typer.echo(f"run: {out}; policy: {out / 'checkpoint'}")

@@ -24,6 +24,7 @@ class OgpoJob(LearningJob):
     Args:
         folder: the cloned policy's checkpoint. `task`: see `make_env`.
         steps: another chain than the checkpoint's. `execute`: rows to play of a chunk, if others than the checkpoint's.
+        recompute: see `ChunkPolicy`; the numbers are the same.
     """
 
     def __init__(
@@ -35,8 +36,9 @@ class OgpoJob(LearningJob):
         task: str,
         steps: FlowSteps | DiffusionSteps | None = None,
         execute: int | None = None,
+        recompute: bool = False,
     ) -> None:
-        policy, network = load_chunk_policy(folder, steps, execute=execute)
+        policy, network = load_chunk_policy(folder, steps, execute=execute, recompute=recompute)
         identity = {"method": "ogpo", "settings": asdict(method), "task": task, "policy": policy.content_hash}
         identity["denoising"] = asdict(policy.steps)
         self.ogpo = OgpoLearner(method, policy, network, seed=config.seed)

@@ -95,6 +95,35 @@ def gradients(made: OgpoLearner) -> list[Tensor | None]:
     return [parameter.grad for parameter in made.network.parameters()]
 
 
+def kept_bytes(made: OgpoLearner) -> tuple[int, list[Tensor | None]]:
+    """Return the bytes that a policy's loss keeps for its gradient, and the gradient."""
+    kept: dict[int, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    batch = made.experience.sample(sources(0, 0).rows)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        loss, _ = made.policy_loss(batch, torch.Generator().manual_seed(0))
+    loss.backward()  # type: ignore[no-untyped-call]
+    return sum(kept.values()), [parameter.grad for parameter in made.network.parameters()]
+
+
+@pytest.mark.parametrize("steps", [FlowSteps(), DiffusionSteps(steps=4)])
+def test_what_is_computed_again_for_the_gradient_gives_the_same_one_from_less(
+    steps: FlowSteps | DiffusionSteps,
+) -> None:
+    whole, network = policy(steps)
+    plain = fill(OgpoLearner(TINY, whole, copy.deepcopy(network), seed=0), solved=False)
+    again = fill(OgpoLearner(TINY, replace(whole, recompute=True), network, seed=0), solved=False)
+    (most, wanted), (least, given) = kept_bytes(plain), kept_bytes(again)
+    for one, other in zip(given, wanted, strict=True):
+        assert one is not None
+        torch.testing.assert_close(one, other)
+    assert least < most / 2
+
+
 # O1, O11
 
 
