@@ -1,4 +1,4 @@
-"""`python -m finetune.lora train | merge | presets`: adapters of policies."""
+"""`python -m finetune.lora train | merge | compare | presets`: adapters of policies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Adapters of policies: train, merge, presets.", no_args_is_help=True)
+app = typer.Typer(help="Adapters of policies: train, merge, compare, presets.", no_args_is_help=True)
 
 
 class MethodName(StrEnum):
@@ -106,6 +106,43 @@ def merge(
     from finetune.lora.artefacts import merge_adapter
 
     typer.echo(f"checkpoint: {merge_adapter(adapter, base, out)}")
+
+
+@app.command("compare")
+def compare_ways(
+    results: Annotated[Path, typer.Argument(help="Folder that gets table.md, cells.json and compare.png.")],
+    *,
+    base: Annotated[str, typer.Option(help="Checkpoint folder of a flow VLA, or zoo:NAME.")],
+    data: Annotated[Path, typer.Option(help="LeRobot v3 dataset of a MetaWorld task that the base does not know.")],
+    task: Annotated[str, typer.Option(help="That task.")],
+    known: Annotated[str, typer.Option(help="Tasks that the base knows, between commas.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs; goes on where it was stopped.")],
+    seeds: Annotated[int, typer.Option(help="Runs of each way.", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of a run.")] = 800,
+    batch: Annotated[int, typer.Option(help="Observations in a step.")] = 64,
+    episodes: Annotated[int, typer.Option(help="Scenes of the new task.")] = 50,
+    known_episodes: Annotated[int, typer.Option(help="Scenes of each known task.")] = 10,
+) -> None:
+    """Teach one more task in full, by heads and by adapters of three ranks; see what is learned and what forgotten."""
+    from finetune.bars import progress_bars
+    from finetune.lora.compare import CompareConfig, compare, write
+
+    config = CompareConfig(
+        base=base,
+        data=data,
+        out=out,
+        task=task,
+        known=tuple(known.split(",")),
+        seeds=tuple(range(seeds)),
+        steps=steps,
+        batch=batch,
+        episodes=episodes,
+        known_episodes=known_episodes,
+    )
+    with progress_bars() as bars:
+        bar = bars.add_task("compare", total=1 + seeds * len(config.ways), note="")
+        cells = compare(config, report=lambda done, note: bars.update(bar, completed=done, note=note))
+    typer.echo(write(results, cells, title=f"{task} in {steps} steps"))
 
 
 @app.command()
