@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -90,19 +91,23 @@ def _mean(totals: Mapping[str, float], name: str, scale: float = 1.0) -> float |
 
 
 def _print(console: Console, rows: list[dict[str, Any]]) -> None:
-    table = Table(
-        "model", "route", "health", "revision", "sessions", "queue", "requests", "batch", "forward ms", "total ms"
-    )
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # eighty columns are enough for it
+    for name in ("route, model", "health", "rev.", "sess.", "queue", "req.", "batch", "fwd. ms", "total ms"):
+        table.add_column(
+            name,
+            no_wrap=name in ("route, model", "health"),
+            justify="left" if name in ("route, model", "health") else "right",
+        )
     for row in rows:
         health = "[green]ok[/green]" if row["healthy"] else "[red]down[/red]"
         figures = [
             row.get(name)
             for name in ("sessions", "queue", "requests", "mean_batch", "mean_forward_ms", "mean_request_ms")
         ]
-        name, revision = str(row.get("model", row["application"])), str(row.get("revision", "-"))
-        table.add_row(
-            name, row["route"], health, revision, *("-" if value is None else str(value) for value in figures)
-        )
+        revision, told = str(row.get("revision", "-")), ("-" if value is None else str(value) for value in figures)
+        model = str(row.get("model", row["application"]))
+        named = row["route"] if row["route"].endswith(f"/{model}") else f"{row['route']}  {model}"
+        table.add_row(named, health, revision, *told)
     console.print(table)
     for row in rows:
         errors = ", ".join(f"{code} {count}" for code, count in row.get("errors", {}).items()) or row.get("metrics")
