@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +13,7 @@ from finetune.common.publish import considering
 from finetune.common.rewards import RewardConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from finetune.common.learning import LearningJob
     from finetune.common.publish import Publisher
@@ -44,12 +45,38 @@ def run_job(
     """Train a job to its end with a bar on the terminal.
 
     Args:
-        to, export: where better checkpoints are published, and what writes one; neither, or both.
+        export: what writes a checkpoint; that of the best evaluation is kept as `best` in the run's folder. `to`: where
+            better ones are published.
     """
     with progress_bars() as bars:
         bar = bars.add_task(name, total=job.config.steps, note="")
-        evaluated = None if export is None else considering(to, export, say=bars.console.print)
+        consider = None if export is None else considering(to, export, say=bars.console.print)
+
+        def evaluated(figures: Mapping[str, float]) -> None:
+            if export is not None:
+                keep_best(job, export, figures)
+            if consider is not None:
+                consider(figures)
+
         job.train(lambda step, note: bars.update(bar, completed=step, note=note), evaluated=evaluated)
+
+
+def keep_best(job: LearningJob, export: Callable[[Path], object], figures: Mapping[str, float]) -> None:
+    """Write the checkpoint of an evaluation that beats all before it; a kill leaves the old one or the new one.
+
+    All evaluations play the same scenes, so the best of many is better on them than on others.
+
+    Args:
+        figures: of the evaluation, which is the last that the run has logged.
+    """
+    if figures["success"] <= max((row["success"] for row in job.run.metrics()[:-1]), default=-1.0):
+        return
+    folder = job.config.out / "best"
+    fresh = folder.with_name("best.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    export(fresh)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
 
 
 def reward_config(

@@ -107,7 +107,7 @@ def train(
         raise typer.BadParameter("publish: needs the agent tmrl, and a frozen policy that is here")
     job = TmrlJob(config, method, frozen, task=task, agent=chosen)
     export = partial(job.export, name=f"{task.partition(':')[0]}-steered", revision=str(seed))
-    options.run_job(job, task, to=to, export=export)
+    options.run_job(job, task, to=to, export=export if exports else None)
     if exports:
         export(out / "checkpoint")
     typer.echo(f"run: {out}")

@@ -23,6 +23,7 @@ from finetune.common.environments.slot import SlotEnv
 from finetune.common.experience import ExperienceConfig, sources
 from finetune.common.learning import JobConfig, Learner, LearningJob
 from finetune.common.macro import MacroEnv
+from finetune.common.options import keep_best
 from finetune.common.run import metrics
 from finetune.ogpo.__main__ import app as ogpo_app
 from finetune.ogpo.agent import OgpoLearner
@@ -203,6 +204,28 @@ def test_a_residual_begins_as_the_policy_it_corrects() -> None:
     assert np.allclose(chunks, policy.draw(network, seen, torch.Generator().manual_seed(0)).actions.clamp(-1, 1))
 
 
+def test_the_checkpoint_of_the_best_evaluation_is_kept(tmp_path: Path) -> None:
+    made = job(tmp_path, ogpo_learner)
+    written: list[float] = []
+
+    def export(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "steps").write_text(str(made.counts.steps), "utf-8")
+        written.append(made.counts.steps)
+
+    def evaluated(success: float) -> None:
+        made.counts.steps += 10
+        made.run.step = made.counts.steps
+        made.run.log(success=success)
+        keep_best(made, export, {"success": success})
+
+    for success in (0.2, 0.1, 0.6, 0.6, 0.3):
+        evaluated(success)
+    assert written == [10, 30]
+    assert (tmp_path / "best" / "steps").read_text("utf-8") == "30"
+    assert not (tmp_path / "best.new").exists()
+
+
 def test_the_command_trains_and_exports_a_policy_that_loads(tmp_path: Path) -> None:
     common = ["--policy", "zoo:slot-clone", "--task", TASK, "--steps", "30", "--episodes", "2"]
     said = CliRunner().invoke(
@@ -211,6 +234,7 @@ def test_the_command_trains_and_exports_a_policy_that_loads(tmp_path: Path) -> N
     assert said.exit_code == 0, said.output
     config, _, _ = load_state_policy(tmp_path / "ogpo" / "checkpoint")
     assert (config.denoising.last, getattr(config.denoising, "correction", None)) == (2, "reference")
+    assert "OGPO, " in (tmp_path / "ogpo" / "best" / "README.md").read_text("utf-8")
     said = CliRunner().invoke(baselines_app, ["train", "--out", str(tmp_path / "dppo"), *common, "--method", "dppo"])
     assert said.exit_code == 0, said.output
     first = metrics(tmp_path / "dppo")[0]
