@@ -40,7 +40,9 @@ demo: $(STAMP) ## start the platform and let a simulated robot do its tasks thro
 	  || { echo 'No EGL library found, so MuJoCo cannot render. On Debian: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri' >&2; exit 1; }
 	$(BIN)/roboserve demo
 
-test: lint types imports unit ## everything that CI runs
+test: lint ## everything that CI runs
+	@# Tests wait for half of their time: types and imports are checked meanwhile.
+	@$(MAKE) --no-print-directory --jobs=2 unit types imports
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .

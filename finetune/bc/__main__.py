@@ -109,15 +109,25 @@ def evaluate(
     tasks: TasksOption = None,
     episodes: Annotated[int, typer.Option(help="Fresh scenes of each task.")] = 50,
     wording: Annotated[Literal["canonical", "held_out"], typer.Option(help="Which wording to use.")] = "canonical",
+    level: Annotated[
+        float | None, typer.Option(help="Context level, for a policy with a smoothed context.", min=0, max=1)
+    ] = None,
     processes: Annotated[int, typer.Option(help="Simulators that run at once.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Result file; evaluation-WORDING.json beside the folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Result file; evaluation-WORDING(-LEVEL).json beside the folder.")
+    ] = None,
 ) -> None:
     """Play fresh scenes and write a result file."""
     from finetune.bc.evaluate import EvaluateConfig, save_results
     from finetune.bc.evaluate import evaluate as run
 
     config = EvaluateConfig(
-        checkpoint=checkpoint, tasks=_tasks(tasks), episodes=episodes, wording=wording, processes=processes
+        checkpoint=checkpoint,
+        tasks=_tasks(tasks),
+        episodes=episodes,
+        wording=wording,
+        level=level,
+        processes=processes,
     )
     console, started = Console(), time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -130,7 +140,8 @@ def evaluate(
             console.print(f"{result.task:24s} {result.successes}/{result.episodes}  95 % {low:.2f} to {high:.2f}")
 
         results = run(config, report=report)
-    path = out or Path(checkpoint).parent / f"evaluation-{wording}.json"
+    name = wording if level is None else f"{wording}-{level:g}"
+    path = out or Path(checkpoint).parent / f"evaluation-{name}.json"
     save_results(path, config, results, (time.monotonic() - started) / 60)
     console.print(f"mean {sum(result.rate for result in results) / len(results):.3f}; written to {path}")
 
@@ -143,8 +154,12 @@ def card(
     from finetune.bc.card import write_card
 
     held_out = run / "evaluation-held_out.json"
+    levels = sorted(run.glob("evaluation-canonical-*.json"))
     path = write_card(
-        run, canonical=run / "evaluation-canonical.json", held_out=held_out if held_out.exists() else None
+        run,
+        canonical=run / "evaluation-canonical.json",
+        held_out=held_out if held_out.exists() else None,
+        levels=levels,
     )
     Console().print(f"written: {path}")
 

@@ -10,13 +10,17 @@ from finetune.bc.collect import FIRST_SEED
 from robot_client.dataset import DatasetReader
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _WEAK = 0.8
 
 
-def write_card(run: Path, *, canonical: Path, held_out: Path | None = None) -> Path:
+def write_card(run: Path, *, canonical: Path, held_out: Path | None = None, levels: Sequence[Path] = ()) -> Path:
     """Write `checkpoint/README.md` of a training run from its evaluations.
+
+    Args:
+        levels: evaluations at context levels, of a policy with a smoothed context.
 
     Raises:
         FileNotFoundError: the run or an evaluation is not there.
@@ -27,11 +31,13 @@ def write_card(run: Path, *, canonical: Path, held_out: Path | None = None) -> P
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     known: dict[str, Any] = json.loads(canonical.read_text("utf-8"))
     unseen: dict[str, Any] | None = None if held_out is None else json.loads(held_out.read_text("utf-8"))
+    at = sorted((json.loads(path.read_text("utf-8")) for path in levels), key=lambda one: one["config"]["level"])
     parts = [
         _head(checkpoint, config, known),
         _table(known, unseen),
+        *([_levels(checkpoint, at)] if at else []),
         _failures(known, unseen),
-        _recipe(config, metrics[-1], known, unseen),
+        _recipe(config, metrics[-1], known, unseen, at, smooth=bool(checkpoint["network"].get("context"))),
         use(checkpoint),
     ]
     path = run / "checkpoint" / "README.md"
@@ -69,6 +75,17 @@ def _table(known: dict[str, Any], unseen: dict[str, Any] | None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _levels(checkpoint: dict[str, Any], at: Sequence[dict[str, Any]]) -> str:
+    kind = checkpoint["network"]["context"]["kind"]
+    said = (
+        f"Context noise (arXiv 2605.12236; {kind} schedule) was on what it sees and reads, not on the robot's state. "
+        "The option `context_level` asks for as much: 0, the default, trusts both, 1 drowns them.\n"
+    )
+    lines = [said, "| context level | mean success | scenes a task |", "|---|---|---|"]
+    lines += [f"| {one['config']['level']:g} | {_percent(one)} | {one['config']['episodes']} |" for one in at]
+    return "\n".join(lines) + "\n"
+
+
 def _failures(known: dict[str, Any], unseen: dict[str, Any] | None) -> str:
     lines = ["## Known failures\n"]
     lines += [f"- {row['task']}: seeds {row['failed_seeds']}" for row in known["tasks"] if row["failed_seeds"]]
@@ -83,10 +100,18 @@ def _failures(known: dict[str, Any], unseen: dict[str, Any] | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _recipe(config: dict[str, Any], last: dict[str, Any], known: dict[str, Any], unseen: dict[str, Any] | None) -> str:
+def _recipe(
+    config: dict[str, Any],
+    last: dict[str, Any],
+    known: dict[str, Any],
+    unseen: dict[str, Any] | None,
+    at: Sequence[dict[str, Any]],
+    *,
+    smooth: bool,
+) -> str:
     readers = [DatasetReader(folder) for folder in config["data"]]
     counts = sorted({len(reader.episodes) for reader in readers})
-    size = f"--steps {config['steps']} --batch {config['batch']} --seed {config['seed']}"
+    size = f"--steps {config['steps']} --batch {config['batch']} --seed {config['seed']}{' --smooth' * smooth}"
     commands = [
         f"collect --out runs/demos --episodes {counts[-1]}",
         f"train --data runs/demos --out runs/flow {size}",
@@ -95,6 +120,11 @@ def _recipe(config: dict[str, Any], last: dict[str, Any], known: dict[str, Any],
     if unseen is not None:
         episodes = unseen["config"]["episodes"]
         commands.append(f"evaluate --checkpoint runs/flow/checkpoint --wording held_out --episodes {episodes}")
+    commands += [
+        f"evaluate --checkpoint runs/flow/checkpoint --level {one['config']['level']:g} "
+        f"--episodes {one['config']['episodes']}"
+        for one in at
+    ]
     commands.append("card --run runs/flow")
     return (
         "## Recipe\n\n"

@@ -41,6 +41,7 @@ class EvaluateConfig:
         episodes: scenes of each task.
         wording: "canonical", or "held_out": one that no demonstration carries.
         integration_steps: Euler steps; None takes the checkpoint's.
+        level: context level of every act, for a policy with a smoothed context; None asks for none.
         processes: workers, each with a simulator and a policy of its own.
     """
 
@@ -50,6 +51,7 @@ class EvaluateConfig:
     first_seed: int = FIRST_SEED
     wording: Wording = "canonical"
     integration_steps: int | None = None
+    level: float | None = None
     processes: int = 1
 
     def __post_init__(self) -> None:
@@ -108,7 +110,7 @@ def evaluate_task(config: EvaluateConfig, name: str) -> TaskResult:
     try:
         seeds = range(config.first_seed, config.first_seed + config.episodes)
         for seed in seeds:
-            taken = run_scene(policy, robot, instruction, seed)
+            taken = run_scene(policy, robot, instruction, seed, level=config.level)
             if taken is not None:
                 steps[seed] = taken
     finally:
@@ -123,20 +125,29 @@ def evaluate_task(config: EvaluateConfig, name: str) -> TaskResult:
     )
 
 
-def run_scene(policy: Policy, robot: MetaWorldRobot, instruction: str, seed: int) -> int | None:
+def run_scene(
+    policy: Policy, robot: MetaWorldRobot, instruction: str, seed: int, *, level: float | None = None
+) -> int | None:
     """Play one scene from its start; see `play`."""
     robot.reset(seed)
-    return play(policy, robot, instruction, seed)
+    return play(policy, robot, instruction, seed, level=level)
 
 
 def play(
-    policy: Policy, robot: MetaWorldRobot, instruction: str, seed: int, *, path: GripperPath | None = None
+    policy: Policy,
+    robot: MetaWorldRobot,
+    instruction: str,
+    seed: int,
+    *,
+    path: GripperPath | None = None,
+    level: float | None = None,
 ) -> int | None:
     """Play on from where the robot is, chunk by chunk, the policy's `execute` rows of each.
 
     Args:
         seed: of the policy's noise.
         path: drawn on the first camera's image at every act; None draws nothing.
+        level: see `EvaluateConfig`.
 
     Returns:
         the steps to success, or None.
@@ -144,7 +155,7 @@ def play(
     steps = 0
     while robot.finished() is None:
         observation = _observation(robot.observe(), policy.spec, instruction, path)
-        options = ActOptions(seed=seed * 1000 + steps)
+        options = ActOptions(seed=seed * 1000 + steps, context_level=level)
         (chunk,) = policy.act([ActItem(observation=observation, options=options)])
         for row in chunk.actions[: policy.spec.execute]:
             robot.act(row)

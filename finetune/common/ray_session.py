@@ -24,6 +24,7 @@ def ray_session(workers: int) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it would write over the progress bar
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves those whom a learner waits for
     import ray
 
     if ray.is_initialized():

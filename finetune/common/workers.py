@@ -121,7 +121,11 @@ class Worker:
         self._lock = threading.Lock()
         self.losses = self._deaths = 0
         self._start()
-        self.about = self._answer(self._actor.about.remote)
+        try:
+            self.about = self._answer(self._actor.about.remote)
+        except BaseException:
+            self.close()
+            raise
 
     def reset(self, lane: int, seed: int, *, draw: bool) -> Look:
         """Begin an episode.

@@ -93,15 +93,19 @@ def test_a_run_that_was_stopped_and_resumed_gives_the_weights_of_one_that_was_no
 def test_train_evaluate_and_card_from_the_command_line(demos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     tasks = ("--tasks", "handle-press,reach")
-    recipe("train", "--data", str(demos), "--out", str(run), *tasks, "--steps", "20", "--batch", "4")
+    recipe("train", "--data", str(demos), "--out", str(run), *tasks, "--steps", "20", "--batch", "4", "--smooth")
     for wording in ("canonical", "held_out"):
         recipe("evaluate", "--checkpoint", str(run / "checkpoint"), *tasks, "--episodes", "1", "--wording", wording)
+    recipe("evaluate", "--checkpoint", str(run / "checkpoint"), "--tasks", "reach", "--episodes", "1", "--level", "0.5")
     recipe("card", "--run", str(run))
     result = json.loads((run / "evaluation-canonical.json").read_text("utf-8"))
     assert [row["episodes"] for row in result["tasks"]] == [1, 1]
     card = (run / "checkpoint" / "README.md").read_text("utf-8")
     assert "| handle-press |" in card
     assert "Held-out wordings" in card
+    assert "| context level | mean success | scenes a task |\n|---|---|---|\n| 0.5 | " in card
+    assert "train --data runs/demos --out runs/flow --steps 20 --batch 4 --seed 0 --smooth\n" in card
+    assert json.loads((run / "evaluation-canonical-0.5.json").read_text("utf-8"))["config"]["level"] == 0.5
 
 
 def test_wilson_intervals() -> None:

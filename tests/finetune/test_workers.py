@@ -55,7 +55,7 @@ def _ray() -> Iterator[None]:
 
     ray.init(
         address="local",
-        num_cpus=4,
+        num_cpus=1,
         include_dashboard=False,
         object_store_memory=100 * 2**20,
         log_to_driver=False,
