@@ -51,7 +51,7 @@ def succeeded(probabilities: Sequence[float], *, threshold: float, window: int) 
 
 @dataclass(frozen=True)
 class RewardShape:
-    """What a step is paid: `env_weight` x environment + `model_weight` x model + `success_bonus` where it succeeded.
+    """What a step is paid: `env_weight` x environment + `model_weight` x model + `success_bonus` at success - `step_cost`.
 
     Attributes:
         form: "progress" (`progress_reward`), "delta" (`delta_reward`) or "potential" (`potential_reward`).
@@ -60,6 +60,8 @@ class RewardShape:
         success_bonus: for every judged step at which the model sees success.
         threshold: of the success probability; `window`: judged frames whose strict majority decides. Robometer's LIBERO
             wrapper uses 0.65 of 2, LeRobot 0.5 of 1.
+        step_cost: of every step. Where success ends the episode and only progress is paid, nothing speaks for the end:
+            what a critic wrongly expects of going on is never put to the test, and a policy learns to stay short of it.
         terminate: end the episode where the model sees success.
 
     Raises:
@@ -72,6 +74,7 @@ class RewardShape:
     model_weight: float = 1.0
     env_weight: float = 0.0
     success_bonus: float = 0.0
+    step_cost: float = 0.0
     threshold: float = 0.65
     window: int = 2
     terminate: bool = False
@@ -131,7 +134,8 @@ class Shaper:
     def unjudged(self, env_reward: float) -> Paid:
         """Pay a step whose frame the model is not shown: nothing from the model, success as it was."""
         self._steps += 1
-        return Paid(self._shape.env_weight * env_reward, 0.0, self._success, terminated=False)
+        paid = self._shape.env_weight * env_reward - self._shape.step_cost
+        return Paid(paid, 0.0, self._success, terminated=False)
 
     def judged(self, env_reward: float, progress: float, probability: Optional[float], *, terminated: bool) -> Paid:
         """Pay a step by the values after its frame.
@@ -149,4 +153,5 @@ class Shaper:
         model = FORMS[shape.form](shape, self._before, after, self._steps + 1)
         self._before, self._steps = progress, 0
         bonus = shape.success_bonus if self._success else 0.0
-        return Paid(shape.env_weight * env_reward + shape.model_weight * model + bonus, model, self._success, ends)
+        paid = shape.env_weight * env_reward + shape.model_weight * model + bonus - shape.step_cost
+        return Paid(paid, model, self._success, ends)

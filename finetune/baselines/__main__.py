@@ -33,6 +33,7 @@ def train(
     server: options.ServerOption = "127.0.0.1:8000",
     form: options.FormOption = "delta",
     reward_weight: options.WeightOption = 1.0,
+    step_cost: options.CostOption = 0.0,
     every: options.EveryOption = 1,
     lag: options.LagOption = 32,
     evaluate_every: options.IntervalOption = 1000,
@@ -49,7 +50,14 @@ def train(
 
     torch.set_num_threads(1)
     paid = options.reward_config(
-        reward=reward, server=server, form=form, every=every, lag=lag, weight=reward_weight, gamma=0.99
+        reward=reward,
+        server=server,
+        form=form,
+        every=every,
+        lag=lag,
+        weight=reward_weight,
+        gamma=0.99,
+        cost=step_cost,
     )
     config = JobConfig(
         out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid, workers=workers

@@ -36,6 +36,9 @@ ServerOption = Annotated[str, typer.Option(help="Where a reward model that is gi
 FormOption = Annotated[Form, typer.Option(help="What a served model's word is paid as.")]
 EveryOption = Annotated[int, typer.Option(help="Show the reward model every n-th step.", min=1)]
 WeightOption = Annotated[float, typer.Option(help="Factor of what a served model pays.")]
+CostOption = Annotated[
+    float, typer.Option(help="Of every step, beside what a served model pays: a reason to succeed soon.", min=0)
+]
 LagOption = Annotated[int, typer.Option(help="Most steps whose reward may be under way.", min=0)]
 
 
@@ -80,14 +83,22 @@ def keep_best(job: LearningJob, export: Callable[[Path], object], figures: Mappi
 
 
 def reward_config(
-    *, reward: str, server: str, form: Form, every: int, lag: int, weight: float, gamma: float
+    *,
+    reward: str,
+    server: str,
+    form: Form,
+    every: int,
+    lag: int,
+    weight: float,
+    gamma: float,
+    cost: float = 0.0,
 ) -> RewardConfig:
     """Return who pays what.
 
     "success" pays only where the model sees success, and ends the episode there.
 
     Args:
-        weight: factor of what the model pays. `gamma`: the learner's discount, for "potential".
+        weight: factor of what the model pays. `gamma`: the learner's discount, for "potential". `cost`: of a step.
 
     Raises:
         ValueError: `reward` is none of env, served:NAME, served:ADDRESS.
@@ -95,7 +106,7 @@ def reward_config(
     from clients.reward_shaping import RewardShape
 
     if form == "success":
-        shape = RewardShape(form="progress", model_weight=0.0, success_bonus=weight, terminate=True)
+        shape = RewardShape(form="progress", model_weight=0.0, success_bonus=weight, step_cost=cost, terminate=True)
     else:
-        shape = RewardShape(form=form, model_weight=weight, gamma=gamma)
+        shape = RewardShape(form=form, model_weight=weight, gamma=gamma, step_cost=cost)
     return RewardConfig(source=reward, server=server, shape=shape, every=every, lag=lag)

@@ -54,6 +54,7 @@ def train(
     server: options.ServerOption = "127.0.0.1:8000",
     form: options.FormOption = "delta",
     reward_weight: options.WeightOption = 1.0,
+    step_cost: options.CostOption = 0.0,
     every: options.EveryOption = 1,
     lag: options.LagOption = 32,
     aggregate: Annotated[Literal["mean", "min"], typer.Option(help="Of the critics in their target.")] = "mean",
@@ -92,6 +93,7 @@ def train(
         every=every,
         lag=lag,
         weight=reward_weight,
+        cost=step_cost,
         gamma=method.experience.discount,
     )
     config = JobConfig(

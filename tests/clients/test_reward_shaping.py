@@ -57,6 +57,15 @@ def test_the_weighted_sum_with_the_environment_and_the_bonus():
     assert [each.success for each in found] == [False, True]
 
 
+def test_every_step_costs_whether_it_is_judged_or_not():
+    shape = RewardShape(form="delta", env_weight=1.0, step_cost=0.01)
+    free = RewardShape(form="delta", env_weight=1.0)
+    progress, env = [0.0, 0.1, 0.3, 0.2], (1.0, 2.0, 3.0)
+    for every in (1, 2):
+        wanted = [each - 0.01 for each in rewards(free, progress, env=env, every=every)]
+        assert rewards(shape, progress, env=env, every=every) == pytest.approx(wanted)
+
+
 @given(st.lists(UNIT, min_size=2, max_size=40), st.floats(0.5, 1.0), st.floats(0.1, 3.0), st.integers(1, 5))
 def test_potential_shaping_telescopes_whatever_is_judged(progress, gamma, kappa, every):
     found = rewards(RewardShape(form="potential", gamma=gamma, kappa=kappa), progress, every=every)
