@@ -51,7 +51,7 @@ def succeeded(probabilities: Sequence[float], *, threshold: float, window: int) 
 
 @dataclass(frozen=True)
 class RewardShape:
-    """What a step is paid: `env_weight` x environment + `model_weight` x model + `success_bonus` at success - `step_cost`.
+    """What a step is paid: `env_weight` x environment + `model_weight` x model + `success_bonus` if so - `step_cost`.
 
     Attributes:
         form: "progress" (`progress_reward`), "delta" (`delta_reward`) or "potential" (`potential_reward`).
