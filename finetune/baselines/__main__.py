@@ -38,6 +38,7 @@ def train(
     lag: options.LagOption = 32,
     evaluate_every: options.IntervalOption = 1000,
     episodes: options.EpisodesOption = 50,
+    lanes: options.LanesOption = 0,
     seed: options.SeedOption = 0,
     workers: options.WorkersOption = 0,
 ) -> None:
@@ -60,7 +61,14 @@ def train(
         cost=step_cost,
     )
     config = JobConfig(
-        out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid, workers=workers
+        out=out,
+        steps=steps,
+        evaluate_every=evaluate_every,
+        episodes=episodes,
+        seed=seed,
+        reward=paid,
+        workers=workers,
+        lanes=options.lanes_of(task, lanes),
     )
     job = baseline_job(
         config, method, checkpoint_folder(policy), task=task, updates=updates or None, execute=execute or None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from finetune.common.learning import LearningJob
     from finetune.common.publish import Publisher
 
+_LANES, _ROBOTS_LANES = 50, 8
 Form = Literal["progress", "delta", "potential", "success"]
 OutOption = Annotated[Path, typer.Option(help="Run folder; run again to go on where it stopped.")]
 TaskOption = Annotated[str, typer.Option(help="NAME or NAME:key=value,key=value, as slot:shift=0.018.")]
@@ -25,6 +26,9 @@ StepsOption = Annotated[int, typer.Option(help="Of the environment.")]
 ExecuteOption = Annotated[int, typer.Option(help="Rows to play of a chunk; 0 keeps the policy's.", min=0)]
 IntervalOption = Annotated[int, typer.Option(help="Steps between evaluations.")]
 EpisodesOption = Annotated[int, typer.Option(help="Episodes of an evaluation.")]
+LanesOption = Annotated[
+    int, typer.Option(help="Of them side by side; 0 is 50, or 8 of a robot, each of which may have a renderer.", min=0)
+]
 SeedOption = Annotated[int, typer.Option(help="Of weights, draws and scenes.")]
 WorkersOption = Annotated[
     int, typer.Option(help="Processes that play, as Ray actors; a dead one is replaced. 0 plays here.", min=0)
@@ -62,6 +66,15 @@ def run_job(
                 consider(figures)
 
         job.train(lambda step, note: bars.update(bar, completed=step, note=note), evaluated=evaluated)
+
+
+def lanes_of(task: str, given: int) -> int:
+    """Return the episodes that an evaluation plays side by side.
+
+    Args:
+        given: as the command line has it; 0 leaves it to the task. A simulated robot takes some 170 MB.
+    """
+    return given or (_ROBOTS_LANES if task.partition(":")[0] == "robot" else _LANES)
 
 
 def keep_best(job: LearningJob, export: Callable[[Path], object], figures: Mapping[str, float]) -> None:

@@ -61,6 +61,7 @@ def train(
     standardise: Annotated[bool, typer.Option("--standardise", help="Advantages by their group's deviation.")] = False,
     evaluate_every: options.IntervalOption = 1000,
     episodes: options.EpisodesOption = 50,
+    lanes: options.LanesOption = 0,
     seed: options.SeedOption = 0,
     workers: options.WorkersOption = 0,
     publish: PublishOption = None,
@@ -97,7 +98,14 @@ def train(
         gamma=method.experience.discount,
     )
     config = JobConfig(
-        out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid, workers=workers
+        out=out,
+        steps=steps,
+        evaluate_every=evaluate_every,
+        episodes=episodes,
+        seed=seed,
+        reward=paid,
+        workers=workers,
+        lanes=options.lanes_of(task, lanes),
     )
     folder = checkpoint_folder(policy)
     chain = denoising(folder, noise=denoising_noise or None, correction=correction, last=last or None)

@@ -56,6 +56,7 @@ def train(
     lag: options.LagOption = 32,
     evaluate_every: options.IntervalOption = 1000,
     episodes: options.EpisodesOption = 25,
+    lanes: options.LanesOption = 0,
     seed: options.SeedOption = 0,
     workers: options.WorkersOption = 0,
     publish: PublishOption = None,
@@ -105,7 +106,14 @@ def train(
         cost=step_cost,
     )
     config = JobConfig(
-        out=out, steps=steps, evaluate_every=evaluate_every, episodes=episodes, seed=seed, reward=paid, workers=workers
+        out=out,
+        steps=steps,
+        evaluate_every=evaluate_every,
+        episodes=episodes,
+        seed=seed,
+        reward=paid,
+        workers=workers,
+        lanes=options.lanes_of(task, lanes),
     )
     frozen = ServedPolicy(policy) if "://" in policy else LocalPolicy(checkpoint_folder(policy))
     chosen = DsrlAgent if agent == "dsrl" else TmrlAgent

@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from clients.errors import RoboserveError
 from finetune.common.environments.registry import make_env
 from finetune.common.environments.robot import RobotEnv
+from finetune.common.options import lanes_of
 from robot_client.robots.pointmass import PointMass
 from robot_client.safety import SafetyConfig
 
@@ -96,3 +97,11 @@ def test_a_refused_command_does_not_reach_the_robot() -> None:
 def test_what_is_not_there_is_refused(task: str) -> None:
     with pytest.raises((RoboserveError, ValueError), match=r"nobody|side|key=value"):
         make_env(task)
+
+
+def test_robots_are_judged_fewer_at_a_time() -> None:
+    assert [lanes_of(task, given) for task, given in (("slot", 0), ("robot:name=pointmass", 0), ("slot", 3))] == [
+        50,
+        8,
+        3,
+    ]
