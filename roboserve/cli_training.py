@@ -115,7 +115,10 @@ def policies(
     context: typer.Context,
     config: ConfigOption = None,
     server: Annotated[
-        str | None, typer.Option(help="http://HOST:PORT; the platform that `up` started when left out.")
+        str | None,
+        typer.Option(
+            help="http://HOST:PORT; when left out, what `up` started, or one here at the configuration's port."
+        ),
     ] = None,
     api_key_file: KeyFileOption = None,
     *,

@@ -31,7 +31,8 @@ def show(config: Path | None, server: str | None, key_file: Path | None, *, as_j
         print(error, file=sys.stderr)
         return 2
     running = state.read()
-    url = server or (running.url if running else None)
+    # one that runs in the foreground, or in a container, has left no note of itself
+    url = server or (running.url if running else f"http://127.0.0.1:{platform.port}")
     found = [_policy(policy, _live(policy, url, api_key(key_file))) for policy in served_policies(platform)]
     if as_json:
         print(json.dumps(found, indent=2))
@@ -87,10 +88,8 @@ def _changed(name: str, config: Path | None, change: Callable[[RevisionStore], s
     return 0
 
 
-def _live(policy: ServedPolicy, url: str | None, key: str | None) -> dict[str, Any] | None:
+def _live(policy: ServedPolicy, url: str, key: str | None) -> dict[str, Any] | None:
     """Return what the policy's server says of its revisions; None where none answers, or not to this key."""
-    if url is None:
-        return None
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         reply = httpx.get(f"{url.rstrip('/')}{policy.route.rstrip('/')}/revisions", headers=headers, timeout=5.0)
