@@ -67,7 +67,8 @@ def _curve(study: Study, cell: Cell) -> Curve:
         seed=cell.seed,
         x=tuple(float(row[study.over]) for row in rows),
         y=tuple(float(row[study.metric]) for row in rows),
-        seconds=float(seconds),
+        # a run that was stopped and gone on with took longer than its last process
+        seconds=max(float(seconds), *(float(row.get("seconds", 0.0)) for row in rows), 0.0),
     )
 
 
