@@ -111,7 +111,7 @@ class PreferenceAnswers:
                         work = self._one(index, seen, request.options, account, tally, on_label)
                         tasks.append(group.create_task(work))
                         tasks[-1].add_done_callback(partial(self._let_go, seen.size))
-            except* RoboserveError as errors:
+            except BaseExceptionGroup as errors:  # raising in except* wraps on Python 3.11.2
                 raise first_of(errors) from None
             return [task.result() for task in tasks]
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clients.errors import RoboserveError
+from serving.together import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -103,8 +104,8 @@ class Errands:
                     task = group.create_task(begun.answer())
                     task.add_done_callback(partial(self._let_go, size, errand))
                     tasks.append(task)
-        except* RoboserveError as errors:
-            raise _first(errors) from None
+        except BaseExceptionGroup as errors:  # raising in except* wraps on Python 3.11.2
+            raise first_of(errors) from None
         return [task.result() for task in tasks]
 
     async def ask(self, works: Sequence[Work], errand: Errand) -> list[FrameValues | float]:
@@ -123,8 +124,8 @@ class Errands:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(work)) for work in works]
-        except* RoboserveError as errors:
-            raise _first(errors) from None
+        except BaseExceptionGroup as errors:  # raising in except* wraps on Python 3.11.2
+            raise first_of(errors) from None
         return [task.result() for task in tasks]
 
     async def _hold(self, size: int, errand: Errand) -> None:
@@ -152,10 +153,3 @@ class Errands:
         self._held -= size
         errand.held -= size
         errand.let_go.set()
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    found: BaseException = errors
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

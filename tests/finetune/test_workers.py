@@ -127,7 +127,8 @@ def test_what_cannot_be_played_again_is_said_and_does_not_go_on() -> None:
 
 
 @pytest.mark.usefixtures("_ray")
-def test_refusals_come_through_and_a_step_that_kills_every_worker_ends_the_run() -> None:
+def test_refusals_come_through_and_a_step_that_kills_every_worker_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune.common.workers._MOST_DEATHS", 1)
     worker = Worker(Poisoned, lanes=1)
     env = WorkerEnv(worker, 0, draw=False)
     with pytest.raises(RoboserveError, match="reset must come before"):
@@ -139,6 +140,6 @@ def test_refusals_come_through_and_a_step_that_kills_every_worker_ends_the_run()
     with pytest.raises(IndexError):
         env.step(np.zeros(0, np.float32))
     env.step(np.zeros(1, np.float32))
-    with pytest.raises(RoboserveError, match="workers: 4 died one after the other"):
+    with pytest.raises(RoboserveError, match="workers: 2 died one after the other"):
         env.step(np.ones(1, np.float32))
     worker.close()
