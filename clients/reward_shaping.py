@@ -60,8 +60,7 @@ class RewardShape:
         success_bonus: for every judged step at which the model sees success.
         threshold: of the success probability; `window`: judged frames whose strict majority decides. Robometer's LIBERO
             wrapper uses 0.65 of 2, LeRobot 0.5 of 1.
-        step_cost: of every step. Where success ends the episode and only progress is paid, nothing speaks for the end:
-            what a critic wrongly expects of going on is never put to the test, and a policy learns to stay short of it.
+        step_cost: of every step: a reason to end an episode soon, where success ends it and only progress is paid.
         terminate: end the episode where the model sees success.
 
     Raises:

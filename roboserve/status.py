@@ -92,12 +92,10 @@ def _mean(totals: Mapping[str, float], name: str, scale: float = 1.0) -> float |
 
 def _print(console: Console, rows: list[dict[str, Any]]) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # eighty columns are enough for it
-    for name in ("route, model", "health", "rev.", "sess.", "queue", "req.", "batch", "fwd. ms", "total ms"):
-        table.add_column(
-            name,
-            no_wrap=name in ("route, model", "health"),
-            justify="left" if name in ("route, model", "health") else "right",
-        )
+    for name in ("route, model", "health"):
+        table.add_column(name, no_wrap=True)
+    for name in ("rev.", "sess.", "queue", "req.", "batch", "fwd. ms", "total ms"):
+        table.add_column(name, justify="right")
     for row in rows:
         health = "[green]ok[/green]" if row["healthy"] else "[red]down[/red]"
         figures = [

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clients.errors import RoboserveError
-from serving.together import first_of
+from serving.together import first_of, together
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -121,12 +121,7 @@ class Errands:
             errand.tally.add(served)
             return served.result
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(work)) for work in works]
-        except BaseExceptionGroup as errors:  # raising in except* wraps on Python 3.11.2
-            raise first_of(errors) from None
-        return [task.result() for task in tasks]
+        return await together(one(work) for work in works)
 
     async def _hold(self, size: int, errand: Errand) -> None:
         """Count frames; where they do not fit beside the request's own earlier ones, wait until those are done.

@@ -38,7 +38,7 @@ class ChunkPolicy:
         content_hash: of the checkpoint.
         encoder: of a VLA: what makes states of what a robot sees; None for a policy on states.
         recompute: when chains are scored, keep nothing of a step's inside and compute it again for the gradient: memory
-            for one step in the place of a chain's, for a third more work (activation checkpointing).
+            for one step in the place of a chain's, for a second forward of each (activation checkpointing).
     """
 
     config: StatePolicyConfig | HeadPolicyConfig

@@ -46,7 +46,7 @@ def train(
         float, typer.Option(help="Of the policy; 0 keeps the settings', which is much for the head of a VLA.", min=0)
     ] = 0.0,
     recompute: Annotated[
-        bool, typer.Option("--recompute", help="Activation checkpointing: less memory, a third more work.")
+        bool, typer.Option("--recompute", help="Activation checkpointing: less memory, a second forward.")
     ] = False,
     best_of: Annotated[int, typer.Option(help="Chains from which a chunk to play is chosen.")] = 1,
     next_actions: Annotated[int, typer.Option(help="Draws at the next state; 8 for Q-variance reduction.")] = 1,
