@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3.11
 VENV ?= .venv
-EXTRAS ?= sim,train,record,vlm,dev
+EXTRAS ?= sim,ogbench,train,record,vlm,dev
 # Half of a test's time is waiting for processes that it started, so on two cores three at a time keep them busy.
 WORKERS ?= 3
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)

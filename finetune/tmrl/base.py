@@ -94,15 +94,15 @@ class LocalPolicy:
 class ServedPolicy:
     """A policy behind the policy service: noise, level and context noise go up, its weights never come down.
 
-    One with cameras is asked twice for a decision: what it has read from the observation, which the agent is shown, and
-    then for the chunk that the agent steers it to.
+    It is asked twice for a decision: what it has read from the observation, which the agent is shown, and then for the
+    chunk that the agent steers it to.
 
     Args:
         server: "host:port" or a ws:// address. `api_key`: where the service asks for one.
 
     Raises:
         RoboserveError: the service cannot be reached; `contract_mismatch` where the policy takes no noise from outside,
-            or has cameras and does not tell what it reads.
+            or does not tell what it reads.
     """
 
     def __init__(self, server: str, *, policy: str | None = None, api_key: str | None = None) -> None:
@@ -110,8 +110,8 @@ class ServedPolicy:
         contract = self._client.contract
         if "noise" not in contract.supports:
             raise RoboserveError("contract_mismatch", f"policy {contract.model!r} takes no noise from outside")
-        if contract.cameras and "summary" not in contract.supports:
-            raise RoboserveError("contract_mismatch", f"policy {contract.model!r} does not tell what it sees")
+        if "summary" not in contract.supports:
+            raise RoboserveError("contract_mismatch", f"policy {contract.model!r} does not tell what it reads")
         self.chunk = (contract.chunk_length, contract.action.size)
         self.execute, self.context_size = contract.execute, contract.context_size
         self.content_hash = contract.content_hash
@@ -133,13 +133,11 @@ class ServedPolicy:
         )
 
     def look(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return states as they are, or what the service has read from the observations in their place.
+        """Return what the service has read from the observations.
 
         Raises:
             RoboserveError: as `act`.
         """
-        if self._views is None:
-            return states
         return np.stack([self._read(state) for state in states])
 
     def close(self) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from clients.errors import RoboserveError
 from clients.policy import ActOptions, PolicyClient
 from finetune.common.learning import JobConfig
 from finetune.common.run import metrics
@@ -16,7 +15,9 @@ from finetune.tmrl.base import LocalPolicy, ServedPolicy
 from finetune.tmrl.config import AgentConfig, TmrlConfig
 from finetune.tmrl.sent_views import SentViews
 from finetune.tmrl.train import TmrlJob
+from models.folders import checkpoint_folder
 from models.policies.context_noise import ContextSchedule
+from models.policies.state_flow.checkpoint import load_state_policy
 from tests.finetune.test_vla_head import TASK, checkpoint, seen
 from tests.serving.policy_running import RunningPolicy
 
@@ -81,11 +82,8 @@ def test_a_summary_is_told_where_it_is_asked_for(tmp_path: Path) -> None:
         RunningPolicy.serving("models.policies.state_flow:StateFlowPolicy", settings) as served,
         PolicyClient(served.url) as client,
     ):
-        assert "summary" not in client.contract.supports
-        with pytest.raises(RoboserveError, match=r"options\.return_summary: policy 'eight-goals' does not support it"):
-            client.act(
-                images={},
-                state=np.zeros(client.contract.state.size),
-                instruction="",
-                options=ActOptions(return_summary=True),
-            )
+        assert "summary" in client.contract.supports
+        state = np.linspace(-1.0, 1.0, client.contract.state.size, dtype=np.float32)
+        told = client.act(images={}, state=state, instruction="", options=ActOptions(return_summary=True)).summary
+    normal = load_state_policy(checkpoint_folder("zoo:eight-goals"))[0].state_normalizer
+    np.testing.assert_allclose(told, (state - np.array(normal.mean)) / np.array(normal.std), atol=1e-5)

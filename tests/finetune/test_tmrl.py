@@ -203,7 +203,9 @@ def test_what_was_learned_is_served_and_tells_its_level(tmp_path: Path) -> None:
     settings = {"checkpoint": str(tmp_path / "policy")}
     state = make_env(TASK).reset(seed=5)[0]
     learner = learned.learner
-    wanted = learner.space.spread(learner.agent.choose(state[None], None), np.random.default_rng(0))
+    wanted = learner.space.spread(
+        learner.agent.choose(learner.policy.look(state[None]), None), np.random.default_rng(0)
+    )
     with RunningPolicy.serving("models.policies.steered:SteeredPolicy", settings) as served:
         client = PolicyClient(served.url)
         reply = client.act(images={}, state=state, instruction="", options=ActOptions(seed=0))
@@ -211,6 +213,9 @@ def test_what_was_learned_is_served_and_tells_its_level(tmp_path: Path) -> None:
         told = ActOptions(noise=np.zeros((8, 2), np.float32))
         with pytest.raises(RoboserveError, match="noise"):
             client.act(images={}, state=state, instruction="", options=told)
+        assert "summary" not in client.contract.supports
+        with pytest.raises(RoboserveError, match=r"options\.return_summary: policy 'steered' does not support it"):
+            client.act(images={}, state=state, instruction="", options=ActOptions(return_summary=True))
         client.close()
     assert reply.context_level == pytest.approx(wanted.level[0])
     assert np.allclose(reply.actions, learner.policy.act(state[None], wanted)[0], atol=1e-5)

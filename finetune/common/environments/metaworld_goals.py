@@ -6,9 +6,10 @@ goal knows how to reach the true one, but not that it should: what TMRL (arXiv 2
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from finetune.bc.expert import ScriptedExpert
+from finetune.common.environments.goals import GoalRules, Named, Paid
 from finetune.sac.environment import MetaWorldEnv
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Side = Literal["left", "right", "any"]
-Named = Literal["true", "mirrored"]
 GOAL = (36, 39)
 """Columns of the state that say where the goal is, m."""
 _DRAWS = 200
@@ -25,13 +25,15 @@ _DRAWS = 200
 class MetaWorldGoalsEnv(MetaWorldEnv):
     """`MetaWorldEnv` with goals of one side only, ended by success, and with its expert.
 
-    Observation: float32 (39,), the last three where the goal is. Reward: 1 for success, once, else 0.
+    Observation: float32 (39,), the last three where the goal is.
 
     Args:
         side: of the goal, as the robot sees it: "left" is x below `middle`.
         middle: m.
-        named: what the last three columns of the observation say: where the goal is, or where it would be mirrored at
-            `middle`, which is all that the learner is told.
+        named, paid: see `GoalRules`; goals are mirrored at `middle`.
+
+    Raises:
+        ValueError: for another side, name or pay.
     """
 
     context = GOAL
@@ -43,12 +45,16 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
         side: Side = "any",
         middle: float = 0.0,
         named: Named = "true",
+        paid: Paid = "success",
         horizon: int = 75,
         repeat: int = 2,
         image_size: int = 96,
     ) -> None:
+        if side not in get_args(Side):
+            raise ValueError(f"side: {side!r}, must be one of {', '.join(get_args(Side))}")
+        self._rules = GoalRules(named=named, paid=paid)
         super().__init__(task, own_reward="sparse", horizon=horizon, repeat=repeat, image_size=image_size)
-        self._side, self._middle, self._named = side, middle, named
+        self._side, self._middle = side, middle
         self._expert = ScriptedExpert(self._robot)
 
     def reset(
@@ -69,12 +75,13 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Play an action; success ends the episode."""
-        state, paid, _, truncated, info = super().step(action)
-        return state, paid, bool(info["success"]), truncated, info
+        state, _, _, truncated, info = super().step(action)
+        success = bool(info["success"])
+        return state, self._rules.reward(success=success), success, truncated, info
 
     def _state(self) -> NDArray[np.float32]:
         state = super()._state()
-        if self._named == "mirrored":
+        if self._rules.mirrored:
             state[GOAL[0]] = 2 * self._middle - state[GOAL[0]]
         return state
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     Env = gymnasium.Env[Any, Any]
 
-NAMES = ("eight-goals", "slot", "metaworld", "metaworld-goals", "robot")
+NAMES = ("eight-goals", "slot", "metaworld", "metaworld-goals", "ogbench-cube", "robot")
 
 
 def make_env(task: str) -> Env:
@@ -22,7 +22,7 @@ def make_env(task: str) -> Env:
     """
     name, _, text = task.partition(":")
     makers: dict[str, Callable[..., Env]] = dict(
-        zip(NAMES, (_eight_goals, _slot, _metaworld, _metaworld_goals, _robot), strict=True)
+        zip(NAMES, (_eight_goals, _slot, _metaworld, _metaworld_goals, _ogbench_cube, _robot), strict=True)
     )
     if name not in makers:
         raise ValueError(f"task: {name!r}, must be one of {', '.join(NAMES)}")
@@ -67,6 +67,12 @@ def _metaworld_goals(**options: Any) -> Env:
     from finetune.common.environments.metaworld_goals import MetaWorldGoalsEnv
 
     return MetaWorldGoalsEnv(**options)
+
+
+def _ogbench_cube(**options: Any) -> Env:
+    from finetune.common.environments.ogbench_cube import OgbenchCubeEnv
+
+    return OgbenchCubeEnv(**options)
 
 
 def _robot(**options: Any) -> Env:

@@ -79,6 +79,7 @@ class StatePolicyConfig:
             integration_steps=integration_steps,
             supports_seed=True,
             supports_noise=True,
+            supports_summary=True,
             context_size=network.context_size,
             normalization="mean_std",
         )

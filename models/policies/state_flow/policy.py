@@ -46,8 +46,13 @@ class SteerableFlow:
         return observation.state
 
     def look(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what a high-level agent is shown of states (N, S): float32 (N, L)."""
-        return states
+        """Return what a high-level agent is shown of states (N, S): float32 (N, L), in the scale that the policy reads.
+
+        Raw ones will not do: of MetaWorld's numbers, centimetres decide, and an agent that is shown metres tells no two
+        scenes apart.
+        """
+        seen: NDArray[np.float32] = self.config.normalize(torch.from_numpy(states)).numpy()
+        return seen
 
     def spec(self, *, control_hz: float) -> PolicySpec:
         """Return the contract of a policy that acts on this one's behalf."""
@@ -130,11 +135,13 @@ class StateFlowPolicy:
         """
         drawn = [self._draw(item) for item in items]
         chunks: list[ActionChunk | None] = [None] * len(items)
+        states = np.stack([item.observation.state for item in items])
+        shown = self._flow.look(states)
         wanted = [item.options.integration_steps or self._flow.steps for item in items]
         for steps in sorted(set(wanted)):
             rows = [index for index, own in enumerate(wanted) if own == steps]
             model = self._flow.steer(
-                np.stack([items[index].observation.state for index in rows]),
+                states[rows],
                 noise=np.stack([drawn[index].noise for index in rows]),
                 level=np.array([drawn[index].level for index in rows], np.float32),
                 context_noise=np.stack([drawn[index].context_noise for index in rows]),
@@ -146,6 +153,7 @@ class StateFlowPolicy:
                     model_actions=raw,
                     seed=drawn[index].seed,
                     context_level=drawn[index].level if self._flow.context_size else None,
+                    summary=shown[index] if items[index].options.return_summary else None,
                 )
         return [chunk for chunk in chunks if chunk is not None]
 
@@ -189,8 +197,6 @@ def _check(options: ActOptions, spec: PolicySpec, *, adapter: str | None) -> Non
         raise ValueError(f"seed: {options.seed}, must be 0 to 2^63 - 1")
     if not spec.context_size and (options.context_level is not None or options.context_noise is not None):
         raise ValueError("context_level: this policy was trained without context noise")
-    if options.return_summary:
-        raise ValueError("return_summary: a policy on states reads no more than its state")
     if options.context_level is not None and not 0 <= options.context_level <= 1:
         raise ValueError(f"context_level: {options.context_level}, must be from 0 to 1")
     shapes = (("noise", options.noise, (spec.chunk_length, spec.action.size)),)
