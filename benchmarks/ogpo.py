@@ -62,7 +62,7 @@ def _learner(options: argparse.Namespace) -> tuple[OgpoLearner, Batch]:
         state, over = env.reset(seed=episode), False
         while not over:
             source = torch.Generator().manual_seed(len(learner.experience.replay))
-            macro = env.step(learner.act(state[None], source, "collect")[0])
+            macro = env.step(learner.act(state[None], source, "collect").chunks[0])
             learner.keep(macro)
             state, over = macro.observations[-1], macro.over
     return learner, learner.experience.sample(sources(options.seed, 0).rows)

@@ -41,6 +41,7 @@ def train(
     lanes: options.LanesOption = 0,
     seed: options.SeedOption = 0,
     workers: options.WorkersOption = 0,
+    envs: options.EnvsOption = 1,
 ) -> None:
     """Train one policy."""
     import torch
@@ -68,6 +69,7 @@ def train(
         seed=seed,
         reward=paid,
         workers=workers,
+        envs=envs,
         lanes=options.lanes_of(task, lanes),
     )
     job = baseline_job(

@@ -7,7 +7,6 @@ denoising step has its own ratio and its own clip, and what was played is thrown
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +15,7 @@ import torch
 
 from finetune.common.critics import CriticEnsemble
 from finetune.common.experience import sources
+from finetune.common.macro import Chosen
 from models.policies.denoising import Chain
 
 if TYPE_CHECKING:
@@ -77,6 +77,15 @@ class Played(NamedTuple):
     over: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    """What is noted of a chunk until it is known what it led to; as in `Played`."""
+
+    state: Tensor
+    points: Tensor
+    scores: Tensor
+
+
 class DppoLearner:
     """See the module.
 
@@ -98,36 +107,36 @@ class DppoLearner:
         self.execute = policy.config.execute
         self.judged: Mapping[str, Mode] = {"": "draw"}
         self._rollout: list[Played] = []
-        self._chosen: deque[tuple[Tensor, Chain]] = deque()
 
     @property
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint keeps."""
         return {"network": self.network, "value": self.value}
 
-    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> NDArray[np.float32]:
-        """Draw chunks of the policy; to learn from, the chain of the first is remembered."""
+    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> Chosen:
+        """Draw chunks of the policy, and note their chains."""
         seen = self.policy.config.normalize(torch.from_numpy(states))
         chain = self.policy.draw(self.network, seen, generator)
-        if mode == "collect":
-            self._chosen.append((seen, chain))
-        chosen: NDArray[np.float32] = self.policy.played(chain).numpy()
-        return chosen
+        notes = [
+            _Drawn(state=seen[row], points=chain.points[:, row], scores=chain.scores[:, row])
+            for row in range(len(seen) if mode == "collect" else 0)
+        ]
+        return Chosen(chunks=self.policy.played(chain).numpy(), notes=notes)
 
     def keep(self, macro: Macro) -> None:
-        """Keep what the oldest chain that waits led to.
+        """Keep what a chain led to.
 
         Raises:
-            ValueError: nothing was chosen.
+            TypeError: the chunk was not chosen here.
         """
-        if not self._chosen:
-            raise ValueError("keep: no chunk was chosen before")
-        seen, chain = self._chosen.popleft()
+        drawn = macro.note
+        if not isinstance(drawn, _Drawn):
+            raise TypeError("keep: the chunk's chain was not noted")
         powers = self.config.discount ** np.arange(len(macro.rewards))
         played = Played(
-            state=seen[0],
-            points=chain.points[:, 0],
-            scores=chain.scores[:, 0],
+            state=drawn.state,
+            points=drawn.points,
+            scores=drawn.scores,
             after=self.policy.config.normalize(torch.from_numpy(macro.observations[-1:]))[0],
             reward=torch.tensor(float((macro.rewards * powers).sum())),
             alive=torch.tensor(float(not macro.terminated)),

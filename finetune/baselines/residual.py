@@ -16,6 +16,7 @@ import torch
 from finetune.baselines.gaussian import GaussianActor, improve, regress
 from finetune.common.critics import CriticEnsemble
 from finetune.common.experience import Experience, ExperienceConfig, Sources
+from finetune.common.macro import Chosen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -92,15 +93,14 @@ class ResidualLearner:
         return {"actor": self.actor, "critics": self.critics, "target": self.target}
 
     @torch.no_grad()
-    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> NDArray[np.float32]:
+    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> Chosen:
         """Return the policy's chunks, corrected: by chance and by draws to learn from, and else by the middle."""
         seen = self.policy.config.normalize(torch.from_numpy(states))
         chunks = self._base(seen, generator)
         residual, _ = self.actor(torch.cat([seen, chunks], dim=-1), generator if mode == "collect" else None)
         share = min(1.0, self._steps / max(1, self.config.mixed_after)) if mode == "collect" else 1.0
         mixed = (torch.rand(len(seen), 1, generator=generator) < share) * residual
-        chosen: NDArray[np.float32] = self._corrected(chunks, mixed).reshape(len(seen), self.execute, -1).numpy()
-        return chosen
+        return Chosen(chunks=self._corrected(chunks, mixed).reshape(len(seen), self.execute, -1).numpy())
 
     def keep(self, macro: Macro) -> None:
         """Keep what a chunk led to."""

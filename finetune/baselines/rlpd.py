@@ -16,7 +16,7 @@ import torch
 from finetune.baselines.gaussian import GaussianActor, improve, regress
 from finetune.common.critics import CriticEnsemble
 from finetune.common.experience import Batch, Experience, ExperienceConfig, Sources
-from finetune.common.macro import MacroEnv
+from finetune.common.macro import Chosen, MacroEnv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -102,12 +102,11 @@ class RlpdLearner:
         return {"actor": self.actor, "critics": self.critics, "target": self.target}
 
     @torch.no_grad()
-    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> NDArray[np.float32]:
+    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> Chosen:
         """Return single actions (N, 1, A): drawn to learn from, and else the middle ones."""
         seen = self.policy.normalize(torch.from_numpy(states))
         actions, _ = self.actor(seen, generator if mode == "collect" else None)
-        chosen: NDArray[np.float32] = actions[:, None].numpy()
-        return chosen
+        return Chosen(chunks=actions[:, None].numpy())
 
     def keep(self, macro: Macro) -> None:
         """Keep what an action led to."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from finetune.common.intervals import wilson
-from finetune.common.macro import MacroEnv, PaidMacros
+from finetune.common.macro import HandedOver, MacroEnv, PaidMacros
 from finetune.common.rewards import RewardConfig
 from finetune.common.run import Run, pack, unpack
 from finetune.common.workers import played
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import gymnasium
     from numpy.typing import NDArray
 
-    from finetune.common.macro import Macro, Wait
+    from finetune.common.macro import Chosen, Macro, Wait
     from finetune.common.workers import Worker
 
     Evaluated = Callable[[Mapping[str, float]], object]
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Mode = Literal["collect", "draw"]
 _CHOOSING, _EVALUATING = 0, 2
 _EVALUATION_SEEDS = 900_000
+_RECENT = 100
 _TRAINING_SEEDS = 100_003
 
 
@@ -62,12 +63,12 @@ class Learner(Protocol):
         """Their optimisers."""
         ...
 
-    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> NDArray[np.float32]:
-        """Return chunks float32 (N, H, A) for states (N, S): as it collects, or one plain draw of its policy."""
+    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> Chosen:
+        """Return chunks for states (N, S): as it collects, or one plain draw of its policy."""
         ...
 
     def keep(self, macro: Macro) -> None:
-        """Keep what the oldest chunk led to that was chosen to learn from, and was not kept yet."""
+        """Keep what a chunk led to; those of an episode come one after the other."""
         ...
 
     def learn(self, steps: int) -> Iterable[dict[str, float]]:
@@ -99,6 +100,9 @@ class JobConfig:
         reward: who pays in the environment that is learned in. Evaluations are by the environment's own word, always.
         workers: processes that play, as Ray actors; 0 plays in this one. The run is the same either way, and one that
             dies is replaced (`finetune.common.workers`).
+        envs: environments to learn in, side by side: decisions are made in batches, and workers share the play. Each
+            plays an episode, and the next begin when all are over. With more than one the learner gets to know of an
+            episode when it is over.
     """
 
     out: Path
@@ -109,15 +113,18 @@ class JobConfig:
     seed: int = 0
     reward: RewardConfig = field(default_factory=RewardConfig)
     workers: int = 0
+    envs: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.evaluate_every, self.episodes, self.lanes) < 1 or self.workers < 0:
-            raise ValueError("steps, evaluate_every, episodes, lanes, workers: must be 1 or more, the last 0 or more")
+        if min(self.steps, self.evaluate_every, self.episodes, self.lanes, self.envs) < 1 or self.workers < 0:
+            raise ValueError(
+                "steps, evaluate_every, episodes, lanes, envs, workers: must be 1 or more, the last 0 or more"
+            )
 
 
 @dataclass(kw_only=True)
 class Counts:
-    """How far a run is: steps, chunks, episodes, seconds, and which of the last hundred episodes succeeded."""
+    """How far a run is: steps, chunks, episodes, seconds, and which of the latest episodes succeeded."""
 
     steps: int = 0
     chunks: int = 0
@@ -130,7 +137,7 @@ class LearningJob:
     """A run.
 
     Args:
-        make: makes the environment, once to learn in and `lanes` times to be judged in; it goes to the workers.
+        make: makes the environment, `envs` times to learn in and `lanes` times to be judged in; it goes to the workers.
         identity: what makes the run what it is beside its settings: method, its settings, task, policy.
 
     Raises:
@@ -149,6 +156,7 @@ class LearningJob:
         self.counts = Counts()
         settings = {name: getattr(config, name) for name in ("steps", "evaluate_every", "episodes", "lanes", "seed")}
         reward = config.reward.identity if config.reward.served else {}
+        reward |= {"envs": config.envs} if config.envs > 1 else {}
         self.run = Run(folder=config.out, identity={**settings, **identity, **reward}, board=True)
         self._opened = contextlib.ExitStack()
         with contextlib.ExitStack() as opened:
@@ -161,23 +169,29 @@ class LearningJob:
         lanes = min(config.lanes, config.episodes)
         self.workers: list[Worker] = []
         self._threads: ThreadPoolExecutor | None = None
-        learning: gymnasium.Env[Any, Any]
+        learning: Sequence[gymnasium.Env[Any, Any]]
         judged: Sequence[gymnasium.Env[Any, Any]]
         if config.workers:
-            there = opened.enter_context(played(make, workers=config.workers, lanes=lanes, draw=config.reward.served))
+            there = opened.enter_context(
+                played(make, workers=config.workers, learning=config.envs, judged=lanes, draw=config.reward.served)
+            )
             learning, judged, self.workers = there.learning, there.judged, there.workers
-            self._threads = opened.enter_context(ThreadPoolExecutor(lanes, "roboserve-lane"))
+            self._threads = opened.enter_context(ThreadPoolExecutor(max(lanes, config.envs), "roboserve-lane"))
         else:
-            learning, judged = make(), [make() for _ in range(lanes)]
+            learning, judged = [make() for _ in range(config.envs)], [make() for _ in range(lanes)]
         for env in judged:
             opened.callback(env.close)
-        if config.reward.served:
-            client = config.reward.connect()
-            opened.callback(client.close)
-            learning = config.reward.wrap(learning, client)
-        opened.callback(learning.close)
-        self._env = PaidMacros(learning, execute=execute)
+        self._envs = [PaidMacros(self._paid(env, opened), execute=execute) for env in learning]
+        self._handed = HandedOver(self._envs)
         self._judged = [MacroEnv(env, execute=execute) for env in judged]
+
+    def _paid(self, env: gymnasium.Env[Any, Any], opened: contextlib.ExitStack) -> gymnasium.Env[Any, Any]:
+        if self.config.reward.served:
+            client = self.config.reward.connect()
+            opened.callback(client.close)
+            env = self.config.reward.wrap(env, client)
+        opened.callback(env.close)
+        return env
 
     def train(
         self,
@@ -201,7 +215,7 @@ class LearningJob:
             self._checkpoint(facts, evaluated)
         while self.counts.steps < self.config.steps:
             before = self.counts.steps
-            self._episode(facts)
+            self._round(facts)
             report(self.counts.steps, f"success {np.mean(self.counts.recent[-50:]):.2f}")
             every = self.config.evaluate_every
             if before // every != self.counts.steps // every or self.counts.steps >= self.config.steps:
@@ -209,23 +223,33 @@ class LearningJob:
                 self._checkpoint(facts, evaluated)
                 facts = _Means()
 
-    def _episode(self, facts: _Means) -> None:
-        counts, seed = self.counts, self.config.seed
-        state, over = self._env.reset(seed=_TRAINING_SEEDS * (seed + 1) + counts.episodes), False
-        while not over:
-            chunk = self.learner.act(state[None], noise(seed, _CHOOSING, counts.chunks), "collect")[0]
-            macro = self._env.step(chunk)
+    def _round(self, facts: _Means) -> None:
+        """Play an episode in each environment, and learn meanwhile."""
+        counts, seed, envs = self.counts, self.config.seed, self._envs
+        side_by_side = map if self._threads is None else self._threads.map
+        first = _TRAINING_SEEDS * (seed + 1) + counts.episodes
+        lanes = range(len(envs))
+        begun = side_by_side(lambda lane: envs[lane].reset(seed=first + lane), lanes)
+        states, ends = dict(zip(lanes, begun, strict=True)), dict.fromkeys(lanes, False)
+        while states:
+            live = list(states)
+            chosen = self.learner.act(np.stack(list(states.values())), noise(seed, _CHOOSING, counts.chunks), "collect")
+            notes = [chosen.note(index) for index in range(len(live))]
+            macros = side_by_side(lambda lane, *told: envs[lane].step(*told), live, chosen.chunks, notes)
+            for lane, macro in zip(live, macros, strict=True):
+                states[lane], ends[lane] = macro.observations[-1], macro.success
+                counts.steps += len(macro.rewards)
+                counts.chunks += 1
+                if macro.over:
+                    del states[lane]
             self._keep()
-            state, over = macro.observations[-1], macro.over
-            counts.steps += len(macro.rewards)
-            counts.chunks += 1
             for said in self.learner.learn(counts.steps):
                 facts.add(said)
-        counts.episodes += 1
-        counts.recent = [*counts.recent[-99:], macro.success]
+        counts.episodes += len(envs)
+        counts.recent = [*counts.recent, *ends.values()][-_RECENT:]
 
     def _keep(self, *, wait: Wait = "no") -> None:
-        for macro in self._env.labelled(wait=wait):
+        for macro in self._handed.labelled(wait=wait):
             self.learner.keep(macro)
 
     def _checkpoint(self, facts: _Means, evaluated: Evaluated | None) -> None:
@@ -322,7 +346,7 @@ def evaluate(
         decision = 0
         while states:
             source = noise(seed, _EVALUATING, first * 100_003 + decision)
-            chunks = learner.act(np.stack(list(states.values())), source, mode)
+            chunks = learner.act(np.stack(list(states.values())), source, mode).chunks
             decision += 1
             lane_order = list(states)
             macros = side_by_side(lambda lane, chunk: envs[lane].step(chunk), lane_order, chunks)

@@ -15,6 +15,8 @@ import numpy as np
 from clients.reward_env import RewardEnv
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import gymnasium
     from numpy.typing import NDArray
 
@@ -34,6 +36,7 @@ class Macro:
         terminated: the task ended the episode: nothing follows. `truncated`: the clock did: the value goes on.
         success: whether the last step said so: the environment, or, for served rewards, the model.
         infos: of each step.
+        note: what the learner noted when it chose the chunk.
     """
 
     observations: NDArray[np.float32]
@@ -43,11 +46,29 @@ class Macro:
     truncated: bool
     success: bool
     infos: tuple[dict[str, Any], ...]
+    note: Any = None
 
     @property
     def over(self) -> bool:
         """Whether the episode is."""
         return self.terminated or self.truncated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What a learner chose.
+
+    Attributes:
+        chunks: float32 (N, H, A).
+        notes: one for each, with which the macro comes back to be kept; empty for a learner that needs none.
+    """
+
+    chunks: NDArray[np.float32]
+    notes: Sequence[Any] = ()
+
+    def note(self, index: int) -> Any:
+        """Return the note of a chunk."""
+        return self.notes[index] if self.notes else None
 
 
 class MacroEnv:
@@ -69,8 +90,8 @@ class MacroEnv:
         self.seen = np.asarray(seen, np.float32)
         return self.seen
 
-    def step(self, chunk: NDArray[np.float32]) -> Macro:
-        """Play the first `execute` rows of a chunk (H, A), cut to [-1, 1]."""
+    def step(self, chunk: NDArray[np.float32], note: Any = None) -> Macro:
+        """Play the first `execute` rows of a chunk (H, A), cut to [-1, 1]; `note` comes back with the macro."""
         rows = np.clip(np.asarray(chunk[: self.execute], np.float32), -1.0, 1.0)
         observations, rewards, infos = [self.seen], [], []
         terminated = truncated = False
@@ -90,6 +111,7 @@ class MacroEnv:
             truncated=bool(truncated),
             success=bool(infos[-1]["success"]),
             infos=tuple(infos),
+            note=note,
         )
 
 
@@ -106,9 +128,9 @@ class PaidMacros(MacroEnv):
         self._waiting: deque[Macro] = deque()
         self._paid: list[Transition] = []
 
-    def step(self, chunk: NDArray[np.float32]) -> Macro:
+    def step(self, chunk: NDArray[np.float32], note: Any = None) -> Macro:
         """Play a chunk; `labelled` hands it out again with its rewards."""
-        macro = super().step(chunk)
+        macro = super().step(chunk, note)
         self._waiting.append(macro)
         return macro
 
@@ -131,6 +153,31 @@ class PaidMacros(MacroEnv):
             macro = self._waiting.popleft()
             own, self._paid = self._paid[: len(macro.rewards)], self._paid[len(macro.rewards) :]
             done.append(_labelled(macro, own))
+        return done
+
+
+class HandedOver:
+    """What several environments played, in an order in which no episode is interrupted by another.
+
+    One environment's macros are handed over as soon as they are labelled; those of several when their episode is over
+    and labelled, in the environments' order.
+    """
+
+    def __init__(self, envs: Sequence[PaidMacros]) -> None:
+        self._envs = envs
+        self._held: list[list[Macro]] = [[] for _ in envs]
+
+    def labelled(self, *, wait: Wait = "no") -> list[Macro]:
+        """Return what may be kept by now; see `PaidMacros.labelled`."""
+        if len(self._envs) == 1:
+            return self._envs[0].labelled(wait=wait)
+        done: list[Macro] = []
+        for held, env in zip(self._held, self._envs, strict=True):
+            for macro in env.labelled(wait=wait):
+                held.append(macro)
+                if macro.over:
+                    done += held
+                    held.clear()
         return done
 
 

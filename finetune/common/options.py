@@ -33,6 +33,10 @@ SeedOption = Annotated[int, typer.Option(help="Of weights, draws and scenes.")]
 WorkersOption = Annotated[
     int, typer.Option(help="Processes that play, as Ray actors; a dead one is replaced. 0 plays here.", min=0)
 ]
+EnvsOption = Annotated[
+    int,
+    typer.Option(help="To learn in, side by side; with more than one, the learner hears of whole episodes.", min=1),
+]
 RewardOption = Annotated[
     str, typer.Option(help="Who pays: env, or served:NAME or served:ADDRESS of a reward model, which alone pays then.")
 ]

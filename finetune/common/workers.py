@@ -269,24 +269,25 @@ class WorkerEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
-    """Environments that workers play: the one to learn in, those to be judged in, and the workers."""
+    """Environments that workers play: those to learn in, those to be judged in, and the workers."""
 
-    learning: WorkerEnv
+    learning: list[WorkerEnv]
     judged: list[WorkerEnv]
     workers: list[Worker]
 
 
 @contextlib.contextmanager
-def played(make: Make, *, workers: int, lanes: int, draw: bool) -> Iterator[Played]:
+def played(make: Make, *, workers: int, learning: int, judged: int, draw: bool) -> Iterator[Played]:
     """Give environments that as many processes play, until the end of the context.
 
-    The first plays the environment to learn in, whose steps bring pictures where `draw` says so, and all share the
-    `lanes` to be judged in.
+    The processes share those to learn in, whose steps bring pictures where `draw` says so, and those to be judged in.
     """
     with ray_session(workers), contextlib.ExitStack() as opened:
-        made = []
-        for index in range(min(workers, lanes + 1)):
-            made.append(Worker(make, lanes=len(range(index, lanes + 1, workers))))
+        made, lanes = [], learning + judged
+        for index in range(min(workers, lanes)):
+            made.append(Worker(make, lanes=len(range(index, lanes, workers))))
             opened.callback(made[-1].close)
-        envs = [WorkerEnv(made[lane % workers], lane // workers, draw=draw and lane == 0) for lane in range(lanes + 1)]
-        yield Played(learning=envs[0], judged=envs[1:], workers=made)
+        envs = [
+            WorkerEnv(made[lane % workers], lane // workers, draw=draw and lane < learning) for lane in range(lanes)
+        ]
+        yield Played(learning=envs[:learning], judged=envs[learning:], workers=made)

@@ -64,6 +64,7 @@ def train(
     lanes: options.LanesOption = 0,
     seed: options.SeedOption = 0,
     workers: options.WorkersOption = 0,
+    envs: options.EnvsOption = 1,
     publish: PublishOption = None,
     publish_always: AlwaysOption = False,
     publish_over: OverOption = None,
@@ -105,6 +106,7 @@ def train(
         seed=seed,
         reward=paid,
         workers=workers,
+        envs=envs,
         lanes=options.lanes_of(task, lanes),
     )
     folder = checkpoint_folder(policy)

@@ -16,6 +16,7 @@ import torch
 
 from finetune.common.critics import CriticEnsemble
 from finetune.common.experience import Experience, Sources
+from finetune.common.macro import Chosen
 from finetune.common.updates import descend, ema
 from finetune.ogpo.advantage import advantages, blended, penalised, standardised
 from finetune.ogpo.objective import clipped_loss
@@ -84,7 +85,7 @@ class OgpoLearner:
         }
 
     @torch.no_grad()
-    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> NDArray[np.float32]:
+    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> Chosen:
         """Draw chunks of the averaged policy; to learn from, the best of several by the smaller of two random heads."""
         seen = self.policy.config.normalize(torch.from_numpy(states))
         number = self.config.best_of if mode == "collect" else 1
@@ -93,8 +94,7 @@ class OgpoLearner:
             heads = torch.randperm(self.config.heads, generator=generator)[:2]
             values = self.values(self.target, seen, chunks)[heads].min(dim=0).values
             chunks = chunks[torch.arange(len(seen)) * number + values.argmax(dim=1)]
-        chosen: NDArray[np.float32] = chunks.numpy()
-        return chosen
+        return Chosen(chunks=chunks.numpy())
 
     def keep(self, macro: Macro) -> None:
         """Keep what a chunk led to."""

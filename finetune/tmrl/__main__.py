@@ -59,6 +59,7 @@ def train(
     lanes: options.LanesOption = 0,
     seed: options.SeedOption = 0,
     workers: options.WorkersOption = 0,
+    envs: options.EnvsOption = 1,
     publish: PublishOption = None,
     publish_always: AlwaysOption = False,
     publish_over: OverOption = None,
@@ -113,6 +114,7 @@ def train(
         seed=seed,
         reward=paid,
         workers=workers,
+        envs=envs,
         lanes=options.lanes_of(task, lanes),
     )
     frozen = ServedPolicy(policy) if "://" in policy else LocalPolicy(checkpoint_folder(policy))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 
 from finetune.common.decisions import DecisionReplay
 from finetune.common.experience import sources
+from finetune.common.macro import Chosen
 from finetune.tmrl.agent import TmrlAgent
 from models.policies.steered.choice import ChoiceSpace
 
@@ -82,7 +82,6 @@ class SteeringLearner:
             capacity=config.capacity, state_size=states, choice_size=self.space.size, half_solved=config.half_solved
         )
         self.updates = self.decisions = self.kept = 0
-        self._open: deque[NDArray[np.float32]] = deque()
         self._levels: list[float] = []
         self._collected: list[float] = []
 
@@ -101,8 +100,8 @@ class SteeringLearner:
         """Their optimisers."""
         return self.agent.optimizers
 
-    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> NDArray[np.float32]:
-        """Return chunks float32 (N, H, A): explored, at first uniformly, or for the agent's likeliest choices."""
+    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> Chosen:
+        """Return chunks and note the choices behind them: explored, at first uniformly, or the agent's likeliest."""
         random = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
         if mode == "draw":
             choices = self.agent.choose(self.policy.look(states), None)
@@ -113,16 +112,15 @@ class SteeringLearner:
         steering = self.space.spread(choices, random)
         (self._levels if mode == "draw" else self._collected).extend(steering.level.tolist())
         if mode == "collect":
-            self._open.extend(choices)
             self.decisions += len(choices)
-        return self.policy.act(states, steering)
+        return Chosen(chunks=self.policy.act(states, steering), notes=tuple(choices))
 
     def keep(self, macro: Macro) -> None:
-        """Keep what the oldest choice that waits led to."""
+        """Keep what a choice led to."""
         before, after = self.policy.look(macro.observations[[0, -1]])
         self.replay.add(
             before,
-            self._open.popleft(),
+            macro.note,
             float(macro.rewards.sum()),
             after,
             done=macro.terminated,

@@ -103,7 +103,9 @@ class MetaWorldRobot:
         self.task: MetaWorldTask = find_task(task)
         self._max_steps = max_steps
         self._env = _make_environment(self.task)
-        self._renderer, self._camera = _make_renderer(self._env, image_size)
+        self._camera = _dress(self._env)
+        self._image_size = image_size
+        self._made_renderer: Optional[Any] = None
         self._scene: Optional[Array] = None
         self._decorations: Tuple[Decoration, ...] = ()
         self._steps = 0
@@ -176,13 +178,24 @@ class MetaWorldRobot:
 
     def close(self) -> None:
         """Release the renderer and the simulator; the robot cannot be used after it."""
-        self._renderer.close()
+        if self._made_renderer is not None:
+            self._made_renderer.close()
         self._env.close()
 
     def _require_scene(self) -> Array:
         if self._scene is None:
             raise RoboserveError("invalid_request", "robot: reset must come before the first observation or action")
         return self._scene
+
+    @property
+    def _renderer(self) -> Any:
+        """Made for the first picture: it takes 150 MB, and who looks at the state alone needs none."""
+        import mujoco
+
+        if self._made_renderer is None:
+            height, width = self._image_size
+            self._made_renderer = mujoco.Renderer(self._env.model, height=height, width=width)
+        return self._made_renderer
 
     def _render(self) -> Array:
         import mujoco
@@ -225,7 +238,8 @@ def _make_environment(task: MetaWorldTask) -> Any:
     return env
 
 
-def _make_renderer(env: Any, image_size: Tuple[int, int]) -> Tuple[Any, Any]:
+def _dress(env: Any) -> Any:
+    """Take what no camera shall see out of the scene, and return the camera."""
     import mujoco
 
     for body in _UNSEEN:
@@ -237,4 +251,4 @@ def _make_renderer(env: Any, image_size: Tuple[int, int]) -> Tuple[Any, Any]:
     camera.type = mujoco.mjtCamera.mjCAMERA_FREE
     camera.lookat[:] = _LOOK_AT
     camera.distance, camera.azimuth, camera.elevation = _DISTANCE, _AZIMUTH, _ELEVATION
-    return mujoco.Renderer(env.model, height=image_size[0], width=image_size[1]), camera
+    return camera

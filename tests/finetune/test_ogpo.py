@@ -164,11 +164,11 @@ def test_a_residual_leaves_the_denoiser_as_it_was() -> None:
     config = ResidualConfig(experience=TINY.experience, heads=2, hidden=8, layers=1)
     made, chunk_policy = ResidualLearner(config, *policy(), seed=0), policy()[1]
     made.keep(macro([-1.0] * 8, truncated=True))
-    before = made.act(np.zeros((1, STATES), np.float32), torch.Generator().manual_seed(0), "draw")
+    before = made.act(np.zeros((1, STATES), np.float32), torch.Generator().manual_seed(0), "draw").chunks
     for number in range(3):
         made.update(sources(0, number))
     assert parameters_hash(made.network) == parameters_hash(chunk_policy)
-    after = made.act(np.zeros((1, STATES), np.float32), torch.Generator().manual_seed(0), "draw")
+    after = made.act(np.zeros((1, STATES), np.float32), torch.Generator().manual_seed(0), "draw").chunks
     assert 0 < np.abs(after - before).max() <= config.bound
 
 
@@ -433,8 +433,8 @@ def test_collection_takes_the_best_of_several_and_drawing_does_not(monkeypatch: 
 
     monkeypatch.setattr(made, "values", first)
     states = np.zeros((20, STATES), np.float32)
-    best = made.act(states, torch.Generator().manual_seed(0), "collect")[:, 0, 0].mean()
-    plain = made.act(states, torch.Generator().manual_seed(0), "draw")[:, 0, 0].mean()
+    best = made.act(states, torch.Generator().manual_seed(0), "collect").chunks[:, 0, 0].mean()
+    plain = made.act(states, torch.Generator().manual_seed(0), "draw").chunks[:, 0, 0].mean()
     assert best > plain + 0.5
     assert set(made.judged.values()) == {"collect", "draw"}
 

@@ -199,7 +199,7 @@ def test_dppos_clip_grows_over_the_denoising_steps() -> None:
 def test_a_residual_begins_as_the_policy_it_corrects() -> None:
     made, (policy, network) = residual_learner(), cloned()
     states = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    chunks = made.act(states, torch.Generator().manual_seed(0), "draw")
+    chunks = made.act(states, torch.Generator().manual_seed(0), "draw").chunks
     seen = policy.config.normalize(torch.from_numpy(states))
     assert np.allclose(chunks, policy.draw(network, seen, torch.Generator().manual_seed(0)).actions.clamp(-1, 1))
 

@@ -69,7 +69,8 @@ def test_it_goes_on_with_the_next_replica_and_every_step_is_paid_once(served: Pl
     assert counts == list(range(7, STEPS + 1, 7))
     assert [row["env_steps"] for row in metrics(tmp_path)] == [0, EVERY, 2 * EVERY, STEPS]
     assert sum(len(macro.rewards) for macro in learner.kept) == STEPS
-    assert len(learner.kept) == len(learner.chosen)
-    for macro, chunk in zip(learner.kept, learner.chosen, strict=True):
+    assert [macro.note[0] for macro in learner.kept] == list(range(learner.chosen))
+    for macro in learner.kept:
+        chunk = macro.note[1]
         assert np.allclose(macro.actions, chunk[: len(macro.actions)])
         assert np.allclose(macro.rewards, macro.observations[1:, 0].astype(int) / 255, atol=1e-6)

@@ -12,7 +12,7 @@ import torch
 
 from clients.errors import RoboserveError
 from finetune.common.learning import JobConfig, LearningJob
-from finetune.common.macro import PaidMacros
+from finetune.common.macro import Chosen, PaidMacros
 from finetune.common.rewards import RewardConfig
 from tests.serving.reward_running import RunningReward
 
@@ -92,15 +92,16 @@ class Pushes:
     execute, judged, modules, optimizers = 3, {"": "draw"}, {}, {}
 
     def __init__(self) -> None:
-        self.chosen: list[np.ndarray] = []
+        self.chosen = 0
         self.kept: list[Macro] = []
         self.saved_without = 0
 
-    def act(self, states: np.ndarray, generator: torch.Generator, mode: str) -> np.ndarray:
+    def act(self, states: np.ndarray, generator: torch.Generator, mode: str) -> Chosen:
         chunks = torch.rand((len(states), 3, 1), generator=generator).numpy()
+        numbers = range(self.chosen, self.chosen + len(chunks))
         if mode == "collect":
-            self.chosen.extend(chunks)
-        return chunks
+            self.chosen += len(chunks)
+        return Chosen(chunks=chunks, notes=list(zip(numbers, chunks, strict=True)))
 
     def keep(self, macro: Macro) -> None:
         self.kept.append(macro)
@@ -112,21 +113,27 @@ class Pushes:
         return {}
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
-        self.saved_without += len(self.chosen) - len(self.kept)
+        self.saved_without += self.chosen - len(self.kept)
         return {"kept": {"macros": np.array(len(self.kept))}}
 
     def load(self, state: dict[str, dict[str, np.ndarray]]) -> None:
         del state
 
 
-def test_a_job_keeps_every_step_once_in_order_and_paid_by_the_model(running: RunningReward, tmp_path: Path) -> None:
+@pytest.mark.parametrize("envs", [1, 2])
+def test_a_job_keeps_every_step_once_in_order_and_paid_by_the_model(
+    envs: int, running: RunningReward, tmp_path: Path
+) -> None:
     reward = RewardConfig(source=f"served:{running.url}", lag=4)
     learner = Pushes()
-    config = JobConfig(out=tmp_path, steps=40, evaluate_every=20, episodes=2, reward=reward)
+    config = JobConfig(out=tmp_path, steps=40, evaluate_every=20, episodes=2, reward=reward, envs=envs)
     LearningJob(config, learner, Lamp, identity={}).train(lambda step, note: None)
-    assert len(learner.kept) == len(learner.chosen)
     assert learner.saved_without == 0
-    for macro, chunk in zip(learner.kept, learner.chosen, strict=True):
+    numbers = [macro.note[0] for macro in learner.kept]
+    assert sorted(numbers) == list(range(learner.chosen))
+    assert envs > 1 or numbers == sorted(numbers)
+    for macro in learner.kept:
+        chunk = macro.note[1]
         assert np.allclose(macro.actions, chunk[: len(macro.actions)])
         assert np.allclose(macro.rewards, macro.observations[1:, 0].astype(int) / 255, atol=1e-6)
     with pytest.raises(ValueError, match=r"holds a run with other settings \(every, reward, shape\)"):

@@ -65,8 +65,8 @@ def _ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def run(folder: Path, *, workers: int, kill_at: tuple[int, ...] = ()) -> OgpoJob:
-    config = JobConfig(out=folder, steps=130, evaluate_every=40, episodes=3, lanes=2, workers=workers)
+def run(folder: Path, *, workers: int, envs: int, kill_at: tuple[int, ...] = ()) -> OgpoJob:
+    config = JobConfig(out=folder, steps=130, evaluate_every=40, episodes=3, lanes=2, workers=workers, envs=envs)
     job = OgpoJob(config, replace(TINY, best_of=2), checkpoint_folder("zoo:slot-clone"), task=TASK)
     left = list(kill_at)
 
@@ -80,9 +80,10 @@ def run(folder: Path, *, workers: int, kill_at: tuple[int, ...] = ()) -> OgpoJob
     return job
 
 
-def test_a_run_with_workers_that_die_is_the_run_without_any(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", workers=0)
-    broken = run(tmp_path / "broken", workers=2, kill_at=(30, 71))
+@pytest.mark.parametrize("envs", [1, 3])
+def test_a_run_with_workers_that_die_is_the_run_without_any(envs: int, tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", workers=0, envs=envs)
+    broken = run(tmp_path / "broken", workers=2, envs=envs, kill_at=(30, 71))
     rows = metrics(tmp_path / "broken")
     assert [drop(row) for row in metrics(tmp_path / "whole")] == [drop(row) for row in rows]
     assert rows[-1]["updates"] > 0
@@ -94,8 +95,8 @@ def test_a_run_with_workers_that_die_is_the_run_without_any(tmp_path: Path) -> N
 def test_an_episode_whose_worker_dies_goes_on_where_it_was(caplog: pytest.LogCaptureFixture) -> None:
     here = Lamp()
     actions = np.random.default_rng(0).uniform(-1, 1, (6, 1)).astype(np.float32)
-    with played(Lamp, workers=1, lanes=1, draw=True) as there:
-        env, other = there.learning, there.judged[0]
+    with played(Lamp, workers=1, learning=1, judged=1, draw=True) as there:
+        (env,), (other,) = there.learning, there.judged
         assert (env.instruction, env.render_mode, other.render_mode) == ("light the lamp", "rgb_array", None)
         assert env.reset(seed=4)[0] == here.reset(seed=4)[0]
         other.reset(seed=5)
@@ -116,12 +117,13 @@ def test_an_episode_whose_worker_dies_goes_on_where_it_was(caplog: pytest.LogCap
 
 @pytest.mark.usefixtures("_ray")
 def test_what_cannot_be_played_again_is_said_and_does_not_go_on() -> None:
-    with played(Drifting, workers=1, lanes=1, draw=False) as there:
-        there.learning.reset(seed=0)
-        there.learning.step(np.zeros(1, np.float32))
+    with played(Drifting, workers=1, learning=1, judged=1, draw=False) as there:
+        (env,) = there.learning
+        env.reset(seed=0)
+        env.step(np.zeros(1, np.float32))
         os.kill(there.workers[0].pid, signal.SIGKILL)
         with pytest.raises(RoboserveError, match="lane 0, seed 0: played again, its 1 steps led elsewhere"):
-            there.learning.step(np.zeros(1, np.float32))
+            env.step(np.zeros(1, np.float32))
     with pytest.raises(ValueError, match="a robot with a clock of its own"):
         Worker(partial(make_env, "robot:name=pointmass,pace=clock"), lanes=1)
 

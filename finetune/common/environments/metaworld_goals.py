@@ -30,7 +30,7 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
     Args:
         side: of the goal, as the robot sees it: "left" is x below `middle`.
         middle: m.
-        named, paid: see `GoalRules`; goals are mirrored at `middle`.
+        named, shift, paid, worth: see `GoalRules`; goals are mirrored at `middle`.
 
     Raises:
         ValueError: for another side, name or pay.
@@ -45,14 +45,16 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
         side: Side = "any",
         middle: float = 0.0,
         named: Named = "true",
+        shift: float = 0.0,
         paid: Paid = "success",
+        worth: float = 1.0,
         horizon: int = 75,
         repeat: int = 2,
         image_size: int = 96,
     ) -> None:
         if side not in get_args(Side):
             raise ValueError(f"side: {side!r}, must be one of {', '.join(get_args(Side))}")
-        self._rules = GoalRules(named=named, paid=paid)
+        self._rules = GoalRules(named=named, shift=shift, paid=paid, worth=worth)
         super().__init__(task, own_reward="sparse", horizon=horizon, repeat=repeat, image_size=image_size)
         self._side, self._middle = side, middle
         self._expert = ScriptedExpert(self._robot)
@@ -81,8 +83,7 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
 
     def _state(self) -> NDArray[np.float32]:
         state = super()._state()
-        if self._rules.mirrored:
-            state[GOAL[0]] = 2 * self._middle - state[GOAL[0]]
+        state[GOAL[0]] = self._rules.told(state[GOAL[0]], middle=self._middle)
         return state
 
     def expert(self, random: np.random.Generator) -> NDArray[np.float32]:  # noqa: ARG002  others draw from it

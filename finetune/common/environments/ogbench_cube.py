@@ -34,7 +34,7 @@ class OgbenchCubeEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]
 
     Args:
         task: 1 to 5, OGBench's; 0 draws cube and goal anywhere on the table, as OGBench's data was collected.
-        named, paid: see `GoalRules`; goals are mirrored from left to right.
+        named, shift, paid, worth: see `GoalRules`; goals are mirrored from left to right.
         horizon: steps of an episode. `image_size`: side of the frames that `render` gives, pixels.
 
     Raises:
@@ -54,7 +54,9 @@ class OgbenchCubeEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]
         *,
         task: int = 0,
         named: Named = "true",
+        shift: float = 0.0,
         paid: Paid = "success",
+        worth: float = 1.0,
         horizon: int = 200,
         image_size: int = 96,
     ) -> None:
@@ -62,7 +64,7 @@ class OgbenchCubeEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]
             raise ValueError(
                 f"task, horizon, image_size: {task}, {horizon}, {image_size}, must be 0 to {_TASKS}, >= 1, >= 1"
             )
-        self._rules = GoalRules(named=named, paid=paid)
+        self._rules = GoalRules(named=named, shift=shift, paid=paid, worth=worth)
         try:
             from ogbench.manipspace.envs.cube_env import CubeEnv
             from ogbench.manipspace.oracles.markov.cube_markov import CubeMarkovOracle
@@ -121,8 +123,7 @@ class OgbenchCubeEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]
         return {"task_name": "anywhere", "init_xyzs": places[:1], "goal_xyzs": places[1:]}
 
     def _seen(self, state: NDArray[np.float64]) -> NDArray[np.float32]:
-        goal = (self._goal - _CENTER) * _SCALE
-        if self._rules.mirrored:
-            goal[1] = -goal[1]
+        told = np.array([self._goal[0], self._rules.told(self._goal[1]), self._goal[2]])
+        goal = (told - _CENTER) * _SCALE
         seen: NDArray[np.float32] = np.concatenate([state, goal]).astype(np.float32)
         return seen
