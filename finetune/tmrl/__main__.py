@@ -43,6 +43,7 @@ def train(
     fixed_temperature: Annotated[bool, typer.Option("--fixed-temperature", help="Keep it as it is.")] = False,
     noise_bound: Annotated[float, typer.Option(help="Largest initial action noise.")] = 1.0,
     level_bound: Annotated[float, typer.Option(help="Largest context level; 0, with context bound 0, is DSRL.")] = 1.0,
+    level_least: Annotated[float, typer.Option(help="Smallest; as large as the bound, the level is fixed.")] = 0.0,
     context_bound: Annotated[float, typer.Option(help="Largest context noise; 0 draws it instead.")] = 1.0,
     whole_chunk: Annotated[bool, typer.Option("--whole-chunk", help="A noise for every row of the chunk.")] = False,
     half_solved: Annotated[bool, typer.Option("--half-solved", help="Half of a batch from successes.")] = False,
@@ -83,6 +84,7 @@ def train(
         agent=AgentConfig(
             noise_bound=noise_bound,
             level_bound=level_bound,
+            level_least=level_least,
             context_bound=context_bound,
             whole_chunk=whole_chunk,
             hidden=hidden,

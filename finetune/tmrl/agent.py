@@ -118,7 +118,7 @@ class TmrlAgent:
         space = self.space
         if not space.level:
             return torch.cat([states, choices], dim=-1)
-        level = (choices[:, space.noise] + 1) / 2 * space.level_bound
+        level = space.level_of(choices[:, space.noise])
         places = torch.arange(_LEVEL_FEATURES // 2) / (_LEVEL_FEATURES // 2 - 1)
         angle = 100.0 * level[:, None] * 1e-4**places
         rest = choices[:, space.noise + 1 :]

@@ -13,7 +13,7 @@ class AgentConfig:
     Attributes:
         noise_bound: largest initial action noise (z), each number of it; above 0.
         level_bound: largest context level (t), 0 to 1. 0 keeps the context as it is: with `context_bound` 0 that is
-            DSRL (arXiv 2506.15799).
+            DSRL (arXiv 2506.15799). `level_least`: the smallest; as large as the bound, the level is fixed.
         context_bound: largest context noise (eps), each number of it; 0 leaves it out of the choice, and a draw from
             the standard normal takes its place.
         whole_chunk: choose a noise for every row of the chunk; otherwise one is repeated over it.
@@ -28,6 +28,7 @@ class AgentConfig:
 
     noise_bound: float = 1.0
     level_bound: float = 1.0
+    level_least: float = 0.0
     context_bound: float = 1.0
     whole_chunk: bool = False
     critics: int = 5
@@ -51,7 +52,7 @@ class AgentConfig:
     @property
     def bounds(self) -> dict[str, Any]:
         """What `ChoiceSpace.of` is told of them."""
-        names = ("noise_bound", "level_bound", "context_bound", "whole_chunk")
+        names = ("noise_bound", "level_bound", "context_bound", "level_least", "whole_chunk")
         return {name: getattr(self, name) for name in names}
 
 

@@ -96,6 +96,13 @@ def test_a_choice_is_spread_within_its_bounds() -> None:
     rows = space(replace(bounds, whole_chunk=True))
     assert rows.parts == (16, 1, 8)
     assert not np.array_equal(*rows.spread(random.uniform(-1, 1, (1, 25)), random).noise[0, :2])
+    narrow = space(replace(bounds, level_least=0.4)).spread(choices, random).level
+    assert narrow[:2].tolist() == pytest.approx([0.6, 0.4])
+    fixed = space(replace(bounds, level_least=0.6))
+    assert fixed.parts == (2, 1, 8)
+    assert fixed.spread(choices, random).level.tolist() == pytest.approx([0.6] * 50)
+    with pytest.raises(ValueError, match=r"level_least: 0.7, must be from 0 to level_bound, 0.6"):
+        space(replace(bounds, level_least=0.7))
     with pytest.raises(ValueError, match="trained without context noise"):
         ChoiceSpace.of(rows=8, columns=2, context_size=0, **bounds.bounds)
 

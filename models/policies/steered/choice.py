@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
+
+    Numbers = TypeVar("Numbers", NDArray[Any], Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceSpace:
     """Where each part of a choice lies in its vector, and how it is scaled.
 
-    The agent's own scale is [-1, 1]; z and eps are multiplied by their bounds, and t = bound (raw + 1) / 2. A part that
-    is not chosen has size 0.
+    The agent's own scale is [-1, 1]; z and eps are multiplied by their bounds, and t goes from `level_least` to
+    `level_bound`, which may be the same. A part that is not chosen has size 0.
 
     Attributes:
         noise, level, context: numbers of each part in the vector.
@@ -32,6 +35,7 @@ class ChoiceSpace:
     noise_bound: float
     level_bound: float
     context_bound: float
+    level_least: float = 0.0
 
     @classmethod
     def of(
@@ -43,6 +47,7 @@ class ChoiceSpace:
         noise_bound: float,
         level_bound: float,
         context_bound: float,
+        level_least: float = 0.0,
         whole_chunk: bool = False,
     ) -> ChoiceSpace:
         """Return the space for a policy with chunks (rows, columns) and so much context.
@@ -51,8 +56,10 @@ class ChoiceSpace:
             whole_chunk: choose a noise for every row; otherwise one is repeated over them.
 
         Raises:
-            ValueError: a context is to be modulated, and the policy has none.
+            ValueError: a context is to be modulated, and the policy has none; or the least level is above the bound.
         """
+        if not 0 <= level_least <= level_bound:
+            raise ValueError(f"level_least: {level_least}, must be from 0 to level_bound, {level_bound}")
         if context_size == 0 and (level_bound or context_bound):
             raise ValueError("level_bound: the policy was trained without context noise, so both bounds must be 0")
         return cls(
@@ -65,6 +72,7 @@ class ChoiceSpace:
             noise_bound=noise_bound,
             level_bound=level_bound,
             context_bound=context_bound,
+            level_least=level_least,
         )
 
     @property
@@ -77,6 +85,10 @@ class ChoiceSpace:
         """Numbers of a choice."""
         return sum(self.parts)
 
+    def level_of(self, raw: Numbers) -> Numbers:
+        """Return levels for numbers in [-1, 1]."""
+        return self.level_least + (raw + 1) / 2 * (self.level_bound - self.level_least)
+
     def spread(self, choices: NDArray[np.float32], random: np.random.Generator) -> Steering:
         """Return what a policy is told for choices (N, size) in [-1, 1].
 
@@ -88,7 +100,7 @@ class ChoiceSpace:
         rows = z.reshape(number, -1, self.columns)
         noise = np.broadcast_to(rows, (number, self.rows, self.columns)).astype(np.float32)
         raw = choices[:, self.noise] if self.level else np.full(number, -1.0, np.float32)
-        level = np.asarray((raw + 1) / 2 * self.level_bound, np.float32)
+        level = np.asarray(self.level_of(raw), np.float32)
         if self.context:
             context = choices[:, self.noise + self.level :] * self.context_bound
         else:
