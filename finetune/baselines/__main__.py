@@ -42,15 +42,18 @@ def train(
     seed: options.SeedOption = 0,
     workers: options.WorkersOption = 0,
     envs: options.EnvsOption = 1,
+    device: options.DeviceOption = "auto",
 ) -> None:
     """Train one policy."""
     import torch
 
     from finetune.baselines.methods import baseline_job
+    from finetune.common.device import chosen
     from finetune.common.learning import JobConfig
     from models.folders import checkpoint_folder
 
     torch.set_num_threads(1)
+    where = chosen(device)
     paid = options.reward_config(
         reward=reward,
         server=server,
@@ -73,7 +76,13 @@ def train(
         lanes=options.lanes_of(task, lanes),
     )
     job = baseline_job(
-        config, method, checkpoint_folder(policy), task=task, updates=updates or None, execute=execute or None
+        config,
+        method,
+        checkpoint_folder(policy),
+        task=task,
+        updates=updates or None,
+        execute=execute or None,
+        device=where,
     )
     options.run_job(job, f"{task}, {method}")
     typer.echo(f"run: {out}")

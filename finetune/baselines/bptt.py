@@ -30,7 +30,7 @@ class BpttLearner(OgpoLearner):
 
     def policy_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return what is to be minimised."""
-        noise = torch.randn(len(batch.states), *self.policy.chunk, generator=generator)
+        noise = torch.randn(len(batch.states), *self.policy.chunk, generator=generator).to(batch.states)
         chunks = self.policy.decode(self.network, batch.states, noise)
         loss = -self.values(self.target, batch.states, chunks).mean()
         return loss, {"policy_loss": loss.item()}

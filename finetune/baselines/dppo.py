@@ -99,7 +99,7 @@ class DppoLearner:
         torch.manual_seed(seed)
         self.value = CriticEnsemble(
             policy.sizes.state_size, heads=1, hidden=config.hidden, layers=config.layers, activation="relu"
-        )
+        ).to(policy.device)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "network": torch.optim.Adam(self.network.parameters(), lr=config.learning_rate),
             "value": torch.optim.Adam(self.value.parameters(), lr=config.value_learning_rate),
@@ -115,13 +115,13 @@ class DppoLearner:
 
     def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> Chosen:
         """Draw chunks of the policy, and note their chains."""
-        seen = self.policy.config.normalize(torch.from_numpy(states))
+        seen = self.policy.seen(states)
         chain = self.policy.draw(self.network, seen, generator)
         notes = [
-            _Drawn(state=seen[row], points=chain.points[:, row], scores=chain.scores[:, row])
+            _Drawn(state=seen[row].cpu(), points=chain.points[:, row].cpu(), scores=chain.scores[:, row].cpu())
             for row in range(len(seen) if mode == "collect" else 0)
         ]
-        return Chosen(chunks=self.policy.played(chain).numpy(), notes=notes)
+        return Chosen(chunks=self.policy.played(chain).cpu().numpy(), notes=notes)
 
     def keep(self, macro: Macro) -> None:
         """Keep what a chain led to.
@@ -137,7 +137,7 @@ class DppoLearner:
             state=drawn.state,
             points=drawn.points,
             scores=drawn.scores,
-            after=self.policy.config.normalize(torch.from_numpy(macro.observations[-1:]))[0],
+            after=self.policy.seen(macro.observations[-1:])[0].cpu(),
             reward=torch.tensor(float((macro.rewards * powers).sum())),
             alive=torch.tensor(float(not macro.terminated)),
             over=torch.tensor(float(macro.over)),
@@ -148,7 +148,8 @@ class DppoLearner:
         """Make an iteration when there are chunks enough."""
         del steps  # what counts here is what was played since the last iteration
         if len(self._rollout) >= self.config.chunks:
-            rollout = Played(*(torch.stack(parts) for parts in zip(*self._rollout, strict=True)))
+            parts = (torch.stack(part).to(self.policy.device) for part in zip(*self._rollout, strict=True))
+            rollout = Played(*parts)
             self._rollout = []
             yield from self._iteration(rollout, sources(self.seed, self._iterations))
             self._iterations += 1
@@ -178,7 +179,7 @@ class DppoLearner:
         with torch.no_grad():
             value, follows = self.value(rollout.state)[0], self.value(rollout.after)[0]
         surprise = rollout.reward + discount * rollout.alive * follows - value
-        advantages, ahead = torch.zeros_like(value), torch.zeros(())
+        advantages, ahead = torch.zeros_like(value), value.new_zeros(())
         for index in reversed(range(len(value))):
             ahead = surprise[index] + discount * config.smoothing * (1 - rollout.over[index]) * ahead
             advantages[index] = ahead
@@ -187,7 +188,7 @@ class DppoLearner:
     def clips(self) -> Tensor:
         """Return the clip of each scored denoising step, (scored steps,)."""
         low, high = self.config.clip
-        places = torch.linspace(0.0, 1.0, len(self.policy.steps.scored))
+        places = torch.linspace(0.0, 1.0, len(self.policy.steps.scored), device=self.policy.device)
         return low + (high - low) * (torch.exp(self.config.growth * places) - 1) / (math.exp(self.config.growth) - 1)
 
     def _iteration(self, rollout: Played, draws: Sources) -> Iterator[dict[str, float]]:
@@ -208,7 +209,7 @@ class DppoLearner:
         # published code also bounds a number's log-density to [-5, 2]; with steps as quiet as these it is above 2
         difference = (self.policy.step_scores(self.network, batch.state, chain) - old) / size
         ratio = difference.exp()
-        left = torch.tensor([float(steps.steps - 1 - step) for step in steps.scored])
+        left = advantage.new_tensor([float(steps.steps - 1 - step) for step in steps.scored])
         weighed = advantage * self.config.denoising_discount ** left[:, None]
         clip = self.clips()[:, None]
         bound = ratio.clamp(1 - clip, 1 + clip)

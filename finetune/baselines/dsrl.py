@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.common.critics import CriticEnsemble
+from finetune.common.device import CPU
 from finetune.common.updates import descend, ema
 
 if TYPE_CHECKING:
@@ -51,23 +52,25 @@ class DsrlAgent:
 
     Args:
         config: its level and context bounds must be 0.
-        states: numbers of an observation. `seed`: of the weights.
+        states: numbers of an observation. `seed`: of the weights. `device`: where they are.
 
     Raises:
         ValueError: the context is to be modulated.
     """
 
-    def __init__(self, config: AgentConfig, space: ChoiceSpace, states: int, *, seed: int) -> None:
+    def __init__(
+        self, config: AgentConfig, space: ChoiceSpace, states: int, *, seed: int, device: torch.device = CPU
+    ) -> None:
         if config.level_bound or config.context_bound:
             raise ValueError("level_bound, context_bound: must be 0, for DSRL keeps the context as it is")
         torch.manual_seed(seed)
-        self.config, self.space = config, space
-        self.actor = NoiseActor(states, space.size, config.hidden)
+        self.config, self.space, self.device = config, space, device
+        self.actor = NoiseActor(states, space.size, config.hidden).to(device)
         make = partial(CriticEnsemble, heads=config.critics, hidden=config.hidden, layers=config.layers)
-        self.critics, self.target = make(states + space.size), make(states + space.size)
+        self.critics, self.target = (make(states + space.size).to(device) for _ in range(2))
         self.target.load_state_dict(self.critics.state_dict())
         self.target.requires_grad_(requires_grad=False)
-        self.log_temperature = nn.Parameter(torch.tensor([math.log(config.temperature)]))
+        self.log_temperature = nn.Parameter(torch.tensor([math.log(config.temperature)], device=device))
         self.optimizers = {
             "actor": torch.optim.Adam(self.actor.parameters(), lr=config.learning_rate, fused=True),
             "critics": torch.optim.Adam(self.critics.parameters(), lr=config.learning_rate, fused=True),
@@ -86,27 +89,27 @@ class DsrlAgent:
         """Return z float32 (N, size) in [-1, 1] for states (N, S); without a source of noise, the likeliest."""
         shape = (len(states), self.space.size)
         noise = np.zeros(shape, np.float32) if random is None else random.standard_normal(shape, np.float32)
-        z, _ = self.actor(torch.from_numpy(states), torch.from_numpy(noise))
-        chosen: NDArray[np.float32] = z.numpy()
+        z, _ = self.actor(self._there(states), self._there(noise))
+        chosen: NDArray[np.float32] = z.cpu().numpy()
         return chosen
 
     def update(self, batch: Decisions, generator: torch.Generator, *, actor: bool) -> dict[str, float]:
         """Take one step of the critics, and of actor and temperature where `actor`; return what is logged."""
-        states, after = torch.from_numpy(batch.states), torch.from_numpy(batch.after)
+        states, after = self._there(batch.states), self._there(batch.after)
         shape = (len(states), self.space.size)
         with torch.no_grad():
-            z, score = self.actor(after, torch.randn(shape, generator=generator))
+            z, score = self.actor(after, torch.randn(shape, generator=generator).to(after))
             follows = self.target(torch.cat([after, z], dim=-1)).min(dim=0).values
             if self.config.entropy_backup:
                 follows = follows - self.log_temperature.exp() * score
-            alive = 1 - torch.from_numpy(batch.done)
-            target = torch.from_numpy(batch.rewards) + alive * self.config.discount * follows
-        values = self.critics(torch.cat([states, torch.from_numpy(batch.choices)], dim=-1))
+            alive = 1 - self._there(batch.done)
+            target = self._there(batch.rewards) + alive * self.config.discount * follows
+        values = self.critics(torch.cat([states, self._there(batch.choices)], dim=-1))
         loss = (values - target).square().mean()
         descend(self.optimizers["critics"], loss)
         facts = {"critic_loss": loss.item(), "value": values.mean().item()}
         if actor:
-            facts |= self._improve(states, torch.randn(shape, generator=generator))
+            facts |= self._improve(states, torch.randn(shape, generator=generator).to(states))
         ema(self.target, self.critics, self.config.target_rate)
         return facts
 
@@ -123,3 +126,6 @@ class DsrlAgent:
             surplus = (score.detach() - self.space.size).mean()
             descend(self.optimizers["temperature"], -(self.log_temperature * surplus).sum())
         return {"actor_loss": loss.item(), "entropy_z": -score.mean().item(), "temperature_z": temperature.item()}
+
+    def _there(self, values: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(values).to(self.device)

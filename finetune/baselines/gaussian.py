@@ -42,7 +42,7 @@ class GaussianActor(nn.Module):
         features = self.trunk(inputs)
         mean = self.mean(features)
         log_std = _LEAST_LOG_STD + (_MOST_LOG_STD - _LEAST_LOG_STD) / 2 * (self.spread(features).tanh() + 1)
-        noise = torch.zeros_like(mean) if generator is None else torch.randn(mean.shape, generator=generator)
+        noise = torch.zeros_like(mean) if generator is None else torch.randn(mean.shape, generator=generator).to(mean)
         before = mean + log_std.exp() * noise
         bend = 2 * (math.log(2.0) - before - functional.softplus(-2 * before))  # log(1 - tanh^2), stable
         density = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)

@@ -11,12 +11,15 @@ from finetune.baselines.dppo import DppoConfig, DppoLearner
 from finetune.baselines.residual import ResidualConfig, ResidualLearner
 from finetune.baselines.rlpd import RlpdConfig, RlpdLearner
 from finetune.common.chunk_policy import load_chunk_policy
+from finetune.common.device import CPU
 from finetune.common.environments.seeing import maker
 from finetune.common.learning import LearningJob
 from finetune.ogpo.config import small
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import torch
 
     from finetune.common.chunk_policy import ChunkPolicy
     from finetune.common.experience import ExperienceConfig
@@ -27,19 +30,26 @@ Name = Literal["dppo", "bptt", "residual", "distillation", "rlpd"]
 
 
 def baseline_job(
-    config: JobConfig, name: Name, folder: Path, *, task: str, updates: float | None = None, execute: int | None = None
+    config: JobConfig,
+    name: Name,
+    folder: Path,
+    *,
+    task: str,
+    updates: float | None = None,
+    execute: int | None = None,
+    device: torch.device = CPU,
 ) -> LearningJob:
     """Return the job of a baseline.
 
     Args:
         folder: the cloned policy's checkpoint. `task`: see `make_env`.
         updates: for each step (UTD), in the place of the settings'; DPPO has none.
-        execute: rows to play of a chunk, if others than the checkpoint's.
+        execute: rows to play of a chunk, if others than the checkpoint's. `device`: where networks compute.
 
     Raises:
         ValueError: the folder of the run belongs to another.
     """
-    policy, network = load_chunk_policy(folder, execute=execute)
+    policy, network = load_chunk_policy(folder, execute=execute, device=device)
     learner, settings = _learner(name, policy, network, task, config.seed, updates)
     identity = {"method": name, "settings": asdict(settings), "task": task, "policy": policy.content_hash}
     return LearningJob(config, learner, maker(task, policy.encoder), identity=identity)
@@ -61,7 +71,8 @@ def _learner(
         return ResidualLearner(residual, policy, network, seed=seed), residual
     if name == "rlpd":
         rlpd = RlpdConfig(experience=replace(ogpo.experience, batch=128, updates=updates or 1.0))
-        return RlpdLearner(rlpd, policy.config, maker(task, policy.encoder)(), seed=seed), rlpd
+        env = maker(task, policy.encoder)()
+        return RlpdLearner(rlpd, policy.config, env, seed=seed, device=policy.device), rlpd
     dppo = DppoConfig()
     return DppoLearner(dppo, policy, network, seed=seed), dppo
 

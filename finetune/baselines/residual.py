@@ -67,10 +67,12 @@ class ResidualLearner:
         self.execute = policy.config.execute
         numbers = self.execute * size.action_size
         inputs = size.state_size + numbers
-        self.actor = GaussianActor(inputs, numbers, hidden=config.hidden, temperature=config.temperature, quiet=True)
+        self.actor = GaussianActor(
+            inputs, numbers, hidden=config.hidden, temperature=config.temperature, quiet=True
+        ).to(policy.device)
         self.critics = CriticEnsemble(
             inputs, heads=config.heads, hidden=config.hidden, layers=config.layers, activation="relu"
-        )
+        ).to(policy.device)
         self.target = copy.deepcopy(self.critics).requires_grad_(requires_grad=False)
         self.experience = Experience(
             config.experience,
@@ -79,6 +81,7 @@ class ResidualLearner:
             horizon=self.execute,
             normalize=policy.config.normalize,
             seed=seed,
+            device=policy.device,
         )
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "actor": torch.optim.Adam(self.actor.optimized, lr=config.learning_rate),
@@ -95,12 +98,12 @@ class ResidualLearner:
     @torch.no_grad()
     def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> Chosen:
         """Return the policy's chunks, corrected: by chance and by draws to learn from, and else by the middle."""
-        seen = self.policy.config.normalize(torch.from_numpy(states))
+        seen = self.policy.seen(states)
         chunks = self._base(seen, generator)
         residual, _ = self.actor(torch.cat([seen, chunks], dim=-1), generator if mode == "collect" else None)
         share = min(1.0, self._steps / max(1, self.config.mixed_after)) if mode == "collect" else 1.0
-        mixed = (torch.rand(len(seen), 1, generator=generator) < share) * residual
-        return Chosen(chunks=self._corrected(chunks, mixed).reshape(len(seen), self.execute, -1).numpy())
+        mixed = (torch.rand(len(seen), 1, generator=generator) < share).to(seen) * residual
+        return Chosen(chunks=self._corrected(chunks, mixed).reshape(len(seen), self.execute, -1).cpu().numpy())
 
     def keep(self, macro: Macro) -> None:
         """Keep what a chunk led to."""

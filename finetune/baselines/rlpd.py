@@ -15,6 +15,7 @@ import torch
 
 from finetune.baselines.gaussian import GaussianActor, improve, regress
 from finetune.common.critics import CriticEnsemble
+from finetune.common.device import CPU
 from finetune.common.experience import Batch, Experience, ExperienceConfig, Sources
 from finetune.common.macro import Chosen, MacroEnv
 
@@ -57,7 +58,7 @@ class RlpdLearner:
 
     Args:
         config: of a policy of the task, for its sizes and how its states are normalised.
-        env: in which the expert plays. `seed`: of all.
+        env: in which the expert plays. `seed`: of all. `device`: where networks compute.
     """
 
     def __init__(
@@ -67,14 +68,15 @@ class RlpdLearner:
         env: gymnasium.Env[Any, Any],
         *,
         seed: int,
+        device: torch.device = CPU,
     ) -> None:
-        self.config, self.policy = config, policy
+        self.config, self.policy, self.device = config, policy, device
         torch.manual_seed(seed)
         states, actions = policy.network.state_size, policy.network.action_size
-        self.actor = GaussianActor(states, actions, hidden=config.hidden, temperature=config.temperature)
+        self.actor = GaussianActor(states, actions, hidden=config.hidden, temperature=config.temperature).to(device)
         self.critics = CriticEnsemble(
             states + actions, heads=config.heads, hidden=config.hidden, layers=config.layers, activation="relu"
-        )
+        ).to(device)
         self.target = copy.deepcopy(self.critics).requires_grad_(requires_grad=False)
         self.experience, self.offline = (
             Experience(
@@ -84,6 +86,7 @@ class RlpdLearner:
                 horizon=1,
                 normalize=policy.normalize,
                 seed=seed,
+                device=device,
             )
             for _ in range(2)
         )
@@ -104,9 +107,9 @@ class RlpdLearner:
     @torch.no_grad()
     def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> Chosen:
         """Return single actions (N, 1, A): drawn to learn from, and else the middle ones."""
-        seen = self.policy.normalize(torch.from_numpy(states))
+        seen = self.policy.normalize(torch.from_numpy(states).to(self.device))
         actions, _ = self.actor(seen, generator if mode == "collect" else None)
-        return Chosen(chunks=actions[:, None].numpy())
+        return Chosen(chunks=actions[:, None].cpu().numpy())
 
     def keep(self, macro: Macro) -> None:
         """Keep what an action led to."""

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from finetune.common.options import DeviceOption  # noqa: TC001  typer reads it
 from finetune.common.publish import AlwaysOption, OverOption, PublishOption  # noqa: TC001  typer reads them
 from robot_client.robots.metaworld_tasks import TASKS
 
@@ -57,12 +58,14 @@ def train(
     episodes: Annotated[int, typer.Option(help="Of each task, by which what is to be published is judged.")] = 10,
     path: Annotated[bool, typer.Option("--path", help="Draw the gripper's path on every image.")] = False,
     smooth: Annotated[bool, typer.Option("--smooth", help="With noise of any level on what is seen and read.")] = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train on demonstrations."""
     from finetune.bc.collect import dataset_folders
     from finetune.bc.paths import PathNoise
     from finetune.bc.train import TrainConfig
     from finetune.bc.train import train as run
+    from finetune.common.device import chosen
     from finetune.common.publish import considering, publisher
     from models.policies.context_noise import ContextSchedule
     from models.revisions import copied
@@ -85,7 +88,11 @@ def train(
     columns = (TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task("train", total=steps, loss=float("nan"))
-        folder = run(config, report=lambda step, loss: progress.update(bar, completed=step, loss=loss))
+
+        def report(step: int, loss: float) -> None:
+            progress.update(bar, completed=step, loss=loss)
+
+        folder = run(config, report=report, device=chosen(device))
     Console().print(f"checkpoint: {folder}")
     published = considering(to, copied(folder), say=Console().print)
     if published is not None:

@@ -60,7 +60,8 @@ class TrainState:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take what `tensors` gave."""
         self.network.load_state_dict(_part(tensors, "network/"))
-        self.average = _part(tensors, "average/")
+        kept = _part(tensors, "average/")
+        self.average = {name: kept[name].to(value) for name, value in self.network.state_dict().items()}
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _part(tensors, "optimizer/").items():
             index, _, moment = name.partition("/")

@@ -19,6 +19,7 @@ from torch.nn import functional
 from finetune.bc.frames import Frames, load_frames
 from finetune.bc.paths import DemonstratedPaths, PathNoise, draw_paths, usual_camera
 from finetune.bc.run_folder import RunFolder, TrainState
+from finetune.common.device import CPU
 from models.policies.context_noise import ContextSchedule  # noqa: TC001  a run's settings are read by tools
 from models.policies.contract import CameraSpec, VectorSpec
 from models.policies.flow_vla.checkpoint import CheckpointConfig, InferenceDefaults, save_checkpoint
@@ -84,11 +85,13 @@ class TrainConfig:
     network: dict[str, Any] = field(default_factory=dict)
 
 
-def train(config: TrainConfig, *, report: Callable[[int, float], None] | None = None) -> Path:
+def train(
+    config: TrainConfig, *, report: Callable[[int, float], None] | None = None, device: torch.device = CPU
+) -> Path:
     """Train to the end, from the last checkpoint of the run folder if it has one.
 
     Args:
-        report: told (step, smoothed loss) after every step.
+        report: told (step, smoothed loss) after every step. `device`: where the network computes.
 
     Returns:
         the checkpoint folder.
@@ -102,11 +105,11 @@ def train(config: TrainConfig, *, report: Callable[[int, float], None] | None = 
     frames = load_frames(config.data, config.image_size, config.cache or config.out / "frames")
     paths = None if config.path is None else DemonstratedPaths(frames, usual_camera())
     checkpoint = checkpoint_config(config, frames)
-    network = FlowVLANetwork(checkpoint.network)
+    network = FlowVLANetwork(checkpoint.network).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     state = TrainState.fresh(network, optimizer)
     folder.restore(state)
-    words = torch.from_numpy(checkpoint.tokenizer(frames.instructions))
+    words = torch.from_numpy(checkpoint.tokenizer(frames.instructions)).to(device)
     started = time.monotonic() - state.seconds
     while state.step < config.steps:
         loss = _step(config, frames, paths, checkpoint, words, state)
@@ -175,10 +178,10 @@ def _step(
     random = np.random.default_rng([config.seed, state.step])
     noise = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
     chosen = random.integers(0, len(frames.state), config.batch)
-    seen = _seen(config, frames, paths, chosen, state.step)
-    images = augment(torch.from_numpy(seen), random, shift=config.shift, brightness=config.brightness)
-    body = torch.from_numpy(checkpoint.state_normalizer.normalize(frames.state[chosen]))
-    body = body + config.state_noise * torch.randn(body.shape, generator=noise)
+    seen = torch.from_numpy(_seen(config, frames, paths, chosen, state.step)).to(words.device)
+    images = augment(seen, random, shift=config.shift, brightness=config.brightness)
+    body = torch.from_numpy(checkpoint.state_normalizer.normalize(frames.state[chosen])).to(words.device)
+    body = body + config.state_noise * torch.randn(body.shape, generator=noise).to(body)
     chunk = checkpoint.action_normalizer.normalize(frames.chunks(chosen, config.chunk_length))
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step)
@@ -186,11 +189,12 @@ def _step(
     if config.context is None:
         prefix = state.network.encode(images, body, told)
     else:
-        level = torch.rand(config.batch, generator=noise)
-        smoothing = torch.randn(config.batch, state.network.context_size, generator=noise)
+        level = torch.rand(config.batch, generator=noise).to(body)
+        smoothing = torch.randn(config.batch, state.network.context_size, generator=noise).to(body)
         prefix = state.network.encode(images, body, told, level=level, context_noise=smoothing)
-    mask = torch.ones(chunk.shape[:2])
-    loss = flow_loss(state.network, prefix, torch.from_numpy(chunk), mask, samples=config.flow_samples, generator=noise)
+    wanted = torch.from_numpy(chunk).to(body)
+    mask = wanted.new_ones(chunk.shape[:2])
+    loss = flow_loss(state.network, prefix, wanted, mask, samples=config.flow_samples, generator=noise)
     state.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
@@ -227,7 +231,7 @@ def augment(images: torch.Tensor, random: np.random.Generator, *, shift: int, br
             for index, (top, left) in enumerate(zip(tops, lefts, strict=True))
         ]
     )
-    gain = torch.from_numpy(random.uniform(1 - brightness, 1 + brightness, (batch, 1, 1, 1))).float()
+    gain = torch.from_numpy(random.uniform(1 - brightness, 1 + brightness, (batch, 1, 1, 1))).to(moved)
     return ((moved * gain).clamp(0, 255) / 127.5 - 1.0).reshape(batch, cameras, 3, side, side)
 
 

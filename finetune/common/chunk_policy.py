@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from finetune.common.device import CPU
 from models.policies.denoising import chain_log_prob, sample_chain, step_log_probs, whole_score
 from models.policies.flow_vla.flow import integrate
 from models.policies.flow_vla.head import ActionHead, HeadPolicyConfig, is_vla, load_head, save_head
@@ -20,6 +21,8 @@ from models.policies.state_flow.network import StateFlowNetwork
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from models.policies.chunk_field import ChunkField, FieldSizes
@@ -39,6 +42,7 @@ class ChunkPolicy:
         encoder: of a VLA: what makes states of what a robot sees; None for a policy on states.
         recompute: when chains are scored, keep nothing of a step's inside and compute it again for the gradient: memory
             for one step in the place of a chain's, for a second forward of each (activation checkpointing).
+        device: where its networks compute.
     """
 
     config: StatePolicyConfig | HeadPolicyConfig
@@ -46,6 +50,7 @@ class ChunkPolicy:
     content_hash: str
     encoder: ViewEncoder | None = None
     recompute: bool = False
+    device: torch.device = CPU
 
     @property
     def sizes(self) -> FieldSizes:
@@ -61,6 +66,10 @@ class ChunkPolicy:
     def size(self) -> int:
         """Numbers of a chunk."""
         return self.config.network.chunk_length * self.config.network.action_size
+
+    def seen(self, states: NDArray[np.float32]) -> Tensor:
+        """Return states (N, S), as the environment gives them, as the policy reads them."""
+        return self.config.normalize(torch.from_numpy(states).to(self.device))
 
     def field(self, network: ChunkField, states: Tensor) -> Field:
         """Bind a network to states (N, S); the field then takes N * G chunks, the G of each state in a row.
@@ -148,12 +157,13 @@ def load_chunk_policy(
     *,
     execute: int | None = None,
     recompute: bool = False,
+    device: torch.device = CPU,
 ) -> tuple[ChunkPolicy, ChunkField]:
     """Return policy and network of a checkpoint folder.
 
     Args:
         steps: another chain than the checkpoint's; of its kind. `execute`: rows to play of a chunk, if others than the
-            checkpoint's. `recompute`: see `ChunkPolicy`.
+            checkpoint's. `recompute`, `device`: see `ChunkPolicy`.
 
     Raises:
         ValueError: a chain of the other kind, rows that a chunk does not have, or as the checkpoint's loader.
@@ -163,6 +173,7 @@ def load_chunk_policy(
     encoder: ViewEncoder | None = None
     if is_vla(folder):
         config, network, encoder, content_hash = load_head(folder, execute=execute)
+        encoder = encoder.to(device)
     else:
         config, network, content_hash = load_state_policy(folder)
         config = config if execute is None else replace(config, execute=execute)
@@ -175,5 +186,6 @@ def load_chunk_policy(
         content_hash=content_hash,
         encoder=encoder,
         recompute=recompute,
+        device=device,
     )
-    return policy, network
+    return policy, network.to(device)

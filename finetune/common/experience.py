@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from finetune.common.device import CPU
 from finetune.common.replay import StepReplay
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Experience:
 
     Args:
         horizon: steps of a chunk (H), the first `execute` of which are played (all when None).
-        normalize: brings states to what the policy reads.
+        normalize: brings states to what the policy reads. `device`: where batches are wanted.
         seed: update n draws from (seed, n).
     """
 
@@ -83,8 +84,10 @@ class Experience:
         normalize: Callable[[Tensor], Tensor],
         seed: int,
         execute: int | None = None,
+        device: torch.device = CPU,
     ) -> None:
         self.config, self.normalize, self.seed, self.updates = config, normalize, seed, 0
+        self.device = device
         self.replay = StepReplay(
             capacity=config.capacity,
             state_size=state_size,
@@ -119,14 +122,17 @@ class Experience:
         self.updates = int(state["updates"]["made"])
 
     def _tensors(self, windows: Windows) -> Batch:
+        def there(values: NDArray[np.float32]) -> Tensor:
+            return torch.from_numpy(values).to(self.device)
+
         return Batch(
-            states=self.normalize(torch.from_numpy(windows.states)),
-            after=self.normalize(torch.from_numpy(windows.after)),
-            chunks=torch.from_numpy(windows.chunks),
-            returns=torch.from_numpy(windows.returns),
-            alive=torch.from_numpy(windows.alive),
-            weights=torch.from_numpy(windows.weights),
-            played=torch.from_numpy(windows.played),
+            states=self.normalize(there(windows.states)),
+            after=self.normalize(there(windows.after)),
+            chunks=there(windows.chunks),
+            returns=there(windows.returns),
+            alive=there(windows.alive),
+            weights=there(windows.weights),
+            played=there(windows.played),
         )
 
 

@@ -37,6 +37,10 @@ EnvsOption = Annotated[
     int,
     typer.Option(help="To learn in, side by side; with more than one, the learner hears of whole episodes.", min=1),
 ]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option(help="Where networks compute; auto takes CUDA where there is one. Environments play on the CPU."),
+]
 RewardOption = Annotated[
     str, typer.Option(help="Who pays: env, or served:NAME or served:ADDRESS of a reward model, which alone pays then.")
 ]

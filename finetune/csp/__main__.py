@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from finetune.bars import progress_bars
+from finetune.common.options import DeviceOption  # noqa: TC001  typer reads it
 from finetune.common.publish import (  # noqa: TC001  typer reads them
     AlwaysOption,
     OverOption,
@@ -46,6 +47,7 @@ def pretrain(
     publish_always: AlwaysOption = False,
     publish_over: OverOption = None,
     episodes: Annotated[int, typer.Option(help="By which a policy that is to be published is judged.")] = 50,
+    device: DeviceOption = "auto",
 ) -> None:
     """Let the task's expert play, and clone it; run again to go on where it stopped."""
     from functools import partial
@@ -53,6 +55,7 @@ def pretrain(
     import torch
 
     from finetune.common.demonstrations import demonstrate
+    from finetune.common.device import chosen
     from finetune.common.environments.registry import make_env
     from finetune.common.publish import considering, publisher
     from finetune.csp.levels import judge
@@ -81,7 +84,11 @@ def pretrain(
     )
     with progress_bars() as bars:
         bar = bars.add_task(task, total=steps, note="")
-        folder = run(config, shown, lambda step, loss: bars.update(bar, completed=step, note=f"loss {loss:.4f}"))
+
+        def report(step: int, loss: float) -> None:
+            bars.update(bar, completed=step, note=f"loss {loss:.4f}")
+
+        folder = run(config, shown, report, device=chosen(device))
     typer.echo(f"policy: {folder}")
     published = considering(to, copied(folder), say=typer.echo)
     if published is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from finetune.common.device import CPU
 from finetune.common.run import Run, cosine_rate, pack, unpack
 from finetune.common.updates import ema
 from models.policies.context_noise import ContextSchedule
@@ -85,12 +86,16 @@ def smoothed_loss(
 
 
 def pretrain(
-    config: PretrainConfig, demonstrations: Demonstrations, report: Callable[[int, float], None] | None = None
+    config: PretrainConfig,
+    demonstrations: Demonstrations,
+    report: Callable[[int, float], None] | None = None,
+    *,
+    device: torch.device = CPU,
 ) -> Path:
     """Train to the end, from where the run folder stands, and return the checkpoint folder.
 
     Args:
-        report: told (step, loss) of every 50th step.
+        report: told (step, loss) of every 50th step. `device`: where the network computes.
 
     Raises:
         ValueError: the run folder belongs to another run.
@@ -98,8 +103,8 @@ def pretrain(
     torch.manual_seed(config.seed)
     states, chunks = torch.from_numpy(demonstrations.states), torch.from_numpy(demonstrations.chunks)
     policy = _policy_config(config, states, chunks)
-    normal = policy.normalize(states)
-    network, average = StateFlowNetwork(policy.network), StateFlowNetwork(policy.network)
+    normal, chunks = policy.normalize(states).to(device), chunks.to(device)
+    network, average = StateFlowNetwork(policy.network).to(device), StateFlowNetwork(policy.network).to(device)
     average.load_state_dict(network.state_dict())
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     parts: dict[str, Any] = {

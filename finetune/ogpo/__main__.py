@@ -65,6 +65,7 @@ def train(
     seed: options.SeedOption = 0,
     workers: options.WorkersOption = 0,
     envs: options.EnvsOption = 1,
+    device: options.DeviceOption = "auto",
     publish: PublishOption = None,
     publish_always: AlwaysOption = False,
     publish_over: OverOption = None,
@@ -74,6 +75,7 @@ def train(
 
     import torch
 
+    from finetune.common.device import chosen
     from finetune.common.learning import JobConfig
     from finetune.common.publish import publisher
     from finetune.ogpo.config import OgpoConfig, small
@@ -82,6 +84,7 @@ def train(
     from models.folders import checkpoint_folder
 
     torch.set_num_threads(1)
+    where = chosen(device)
     method = as_variant(small() if settings == "small" else OgpoConfig(), variant)
     method = replace(method, best_of=best_of, next_actions=next_actions, aggregate=aggregate, standardise=standardise)
     if learning_rate:
@@ -112,7 +115,8 @@ def train(
     folder = checkpoint_folder(policy)
     chain = denoising(folder, noise=denoising_noise or None, correction=correction, last=last or None)
     to = publisher(publish, job=out, always=publish_always, over=publish_over)
-    job = OgpoJob(config, method, folder, task=task, steps=chain, execute=execute or None, recompute=recompute)
+    rows = execute or None
+    job = OgpoJob(config, method, folder, task=task, steps=chain, execute=rows, recompute=recompute, device=where)
     options.run_job(job, task, to=to, export=job.export)
     job.export(out / "checkpoint")
     typer.echo(f"run: {out}; policy: {out / 'checkpoint'}")

@@ -72,4 +72,4 @@ def penalised(values: Tensor, ratio: Tensor, config: ChiSquaredConfig) -> tuple[
         values: (M, B, G). `ratio`: (B, G).
     """
     beta = config.coefficient * values.std(dim=0).mean()
-    return centred(blended(values, ratio, config) - beta * ratio), float(beta)
+    return centred(blended(values, ratio, config) - beta * ratio), beta.item()

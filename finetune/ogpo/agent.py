@@ -53,7 +53,7 @@ class OgpoLearner:
         inputs = size.state_size + self.execute * size.action_size
         self.critics = CriticEnsemble(
             inputs, heads=config.heads, hidden=config.hidden, layers=config.layers, activation="relu"
-        )
+        ).to(policy.device)
         self.target = copy.deepcopy(self.critics).requires_grad_(requires_grad=False)
         self.experience = Experience(
             config.experience,
@@ -63,6 +63,7 @@ class OgpoLearner:
             execute=self.execute,
             normalize=policy.config.normalize,
             seed=seed,
+            device=policy.device,
         )
         self.optimizers = {
             "network": torch.optim.Adam(self.network.parameters(), lr=config.learning_rate),
@@ -71,7 +72,7 @@ class OgpoLearner:
             ),
         }
         self.judged: Mapping[str, Mode] = {"": "draw", **({"best_": "collect"} if config.best_of > 1 else {})}
-        self._ratio = torch.ones(())
+        self._ratio = torch.ones((), device=policy.device)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -87,14 +88,14 @@ class OgpoLearner:
     @torch.no_grad()
     def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> Chosen:
         """Draw chunks of the averaged policy; to learn from, the best of several by the smaller of two random heads."""
-        seen = self.policy.config.normalize(torch.from_numpy(states))
+        seen = self.policy.seen(states)
         number = self.config.best_of if mode == "collect" else 1
         chunks = self.policy.played(self.policy.draw(self.average, seen, generator, group=number))
         if number > 1:
             heads = torch.randperm(self.config.heads, generator=generator)[:2]
             values = self.values(self.target, seen, chunks)[heads].min(dim=0).values
-            chunks = chunks[torch.arange(len(seen)) * number + values.argmax(dim=1)]
-        return Chosen(chunks=chunks.numpy())
+            chunks = chunks[torch.arange(len(seen), device=chunks.device) * number + values.argmax(dim=1)]
+        return Chosen(chunks=chunks.cpu().numpy())
 
     def keep(self, macro: Macro) -> None:
         """Keep what a chunk led to."""
@@ -112,11 +113,11 @@ class OgpoLearner:
 
     def state(self) -> dict[str, dict[str, NDArray[Any]]]:
         """Return what must be saved beside modules and optimisers."""
-        return {**self.experience.state(), "ratio": {"mean": self._ratio.numpy()}}
+        return {**self.experience.state(), "ratio": {"mean": self._ratio.cpu().numpy()}}
 
     def load(self, state: dict[str, dict[str, NDArray[Any]]]) -> None:
         """Take what `state` gave."""
-        self._ratio = torch.from_numpy(state["ratio"]["mean"].copy())
+        self._ratio = torch.from_numpy(state["ratio"]["mean"].copy()).to(self.policy.device)
         self.experience.load(state)
 
     def update(self, sources: Sources) -> dict[str, float]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Literal
 
 from finetune.common.chunk_policy import load_chunk_policy
+from finetune.common.device import CPU
 from finetune.common.environments.seeing import maker
 from finetune.common.learning import LearningJob
 from finetune.ogpo.agent import OgpoLearner
@@ -13,6 +14,8 @@ from models.policies.denoising import DiffusionSteps, FlowSteps
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import torch
 
     from finetune.common.learning import JobConfig
     from finetune.ogpo.config import OgpoConfig
@@ -24,7 +27,7 @@ class OgpoJob(LearningJob):
     Args:
         folder: the cloned policy's checkpoint. `task`: see `make_env`.
         steps: another chain than the checkpoint's. `execute`: rows to play of a chunk, if others than the checkpoint's.
-        recompute: see `ChunkPolicy`; the numbers are the same.
+        recompute, device: see `ChunkPolicy`; the numbers are the same, but for rounding.
     """
 
     def __init__(
@@ -37,8 +40,9 @@ class OgpoJob(LearningJob):
         steps: FlowSteps | DiffusionSteps | None = None,
         execute: int | None = None,
         recompute: bool = False,
+        device: torch.device = CPU,
     ) -> None:
-        policy, network = load_chunk_policy(folder, steps, execute=execute, recompute=recompute)
+        policy, network = load_chunk_policy(folder, steps, execute=execute, recompute=recompute, device=device)
         identity = {"method": "ogpo", "settings": asdict(method), "task": task, "policy": policy.content_hash}
         identity["denoising"] = asdict(policy.steps)
         self.ogpo = OgpoLearner(method, policy, network, seed=config.seed)

@@ -61,6 +61,7 @@ def train(
     seed: options.SeedOption = 0,
     workers: options.WorkersOption = 0,
     envs: options.EnvsOption = 1,
+    device: options.DeviceOption = "auto",
     publish: PublishOption = None,
     publish_always: AlwaysOption = False,
     publish_over: OverOption = None,
@@ -71,6 +72,7 @@ def train(
     import torch
 
     from finetune.baselines.dsrl import DsrlAgent
+    from finetune.common.device import chosen
     from finetune.common.learning import JobConfig
     from finetune.common.publish import publisher
     from finetune.tmrl.agent import TmrlAgent
@@ -80,6 +82,7 @@ def train(
     from models.folders import checkpoint_folder
 
     torch.set_num_threads(1)
+    where = chosen(device)
     method = TmrlConfig(
         agent=AgentConfig(
             noise_bound=noise_bound,
@@ -119,13 +122,13 @@ def train(
         envs=envs,
         lanes=options.lanes_of(task, lanes),
     )
-    frozen = ServedPolicy(policy) if "://" in policy else LocalPolicy(checkpoint_folder(policy))
-    chosen = DsrlAgent if agent == "dsrl" else TmrlAgent
+    frozen = ServedPolicy(policy) if "://" in policy else LocalPolicy(checkpoint_folder(policy), device=where)
+    chooses = DsrlAgent if agent == "dsrl" else TmrlAgent
     to = publisher(publish, job=out, always=publish_always, over=publish_over)
     exports = agent == "tmrl" and isinstance(frozen, LocalPolicy)
     if to is not None and not exports:
         raise typer.BadParameter("publish: needs the agent tmrl, and a frozen policy that is here")
-    job = TmrlJob(config, method, frozen, task=task, agent=chosen)
+    job = TmrlJob(config, method, frozen, task=task, agent=chooses, device=where)
     export = partial(job.export, name=f"{task.partition(':')[0]}-steered", revision=str(seed))
     options.run_job(job, task, to=to, export=export if exports else None)
     if exports:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.common.critics import CriticEnsemble
+from finetune.common.device import CPU
 from finetune.common.updates import descend, ema
 from models.policies.steered.actor import ChoiceActor
 
@@ -34,20 +35,23 @@ class TmrlAgent:
 
     Args:
         states: numbers of an observation.
-        seed: of the weights.
+        seed: of the weights. `device`: where they are.
     """
 
-    def __init__(self, config: AgentConfig, space: ChoiceSpace, states: int, *, seed: int) -> None:
+    def __init__(
+        self, config: AgentConfig, space: ChoiceSpace, states: int, *, seed: int, device: torch.device = CPU
+    ) -> None:
         torch.manual_seed(seed)
-        self.config, self.space, self.states = config, space, states
-        self.actor = ChoiceActor(states, space.parts, config.hidden)
+        self.config, self.space, self.states, self.device = config, space, states, device
+        self.actor = ChoiceActor(states, space.parts, config.hidden).to(device)
         inputs = states + space.size + (_LEVEL_FEATURES - 1 if space.level else 0)
         make = partial(CriticEnsemble, heads=config.critics, hidden=config.hidden, layers=config.layers)
-        self.critics, self.target = make(inputs), make(inputs)
+        self.critics, self.target = make(inputs).to(device), make(inputs).to(device)
         self.target.load_state_dict(self.critics.state_dict())
         self.target.requires_grad_(requires_grad=False)
-        self.log_temperatures = nn.Parameter(torch.full((len(space.parts),), math.log(config.temperature)))
-        self._wanted = -torch.tensor([float(size) for size in space.parts])
+        temperatures = torch.full((len(space.parts),), math.log(config.temperature), device=device)
+        self.log_temperatures = nn.Parameter(temperatures)
+        self._wanted = -torch.tensor([float(size) for size in space.parts], device=device)
         self.optimizers = {
             "actor": torch.optim.Adam(self.actor.parameters(), lr=config.learning_rate, fused=True),
             "critics": torch.optim.Adam(self.critics.parameters(), lr=config.learning_rate, fused=True),
@@ -66,33 +70,33 @@ class TmrlAgent:
         """Return choices float32 (N, U) in [-1, 1] for states (N, S); without a source of noise, the likeliest ones."""
         noise = None
         if random is not None:
-            noise = torch.from_numpy(random.standard_normal((len(states), self.space.size), np.float32))
-        choices, _ = self.actor(torch.from_numpy(states), noise)
-        chosen: NDArray[np.float32] = choices.numpy()
+            noise = self._there(random.standard_normal((len(states), self.space.size), np.float32))
+        choices, _ = self.actor(self._there(states), noise)
+        chosen: NDArray[np.float32] = choices.cpu().numpy()
         return chosen
 
     def targets(self, batch: Decisions, noise: Tensor) -> Tensor:
         """Return y (B,)."""
-        after = torch.from_numpy(batch.after)
+        after = self._there(batch.after)
         with torch.no_grad():
             choices, scores = self.actor(after, noise)
             value = self.target(self.inputs(after, choices)).min(dim=0).values
             if self.config.entropy_backup:
                 value = value - (self.log_temperatures.exp()[:, None] * scores).sum(dim=0)
-            alive = 1 - torch.from_numpy(batch.done)
-            target: Tensor = torch.from_numpy(batch.rewards) + alive * self.config.discount * value
+            alive = 1 - self._there(batch.done)
+            target: Tensor = self._there(batch.rewards) + alive * self.config.discount * value
         return target
 
     def update(self, batch: Decisions, generator: torch.Generator, *, actor: bool) -> dict[str, float]:
         """Take one step of the critics, and of actor and temperatures where `actor`; return what is logged."""
-        states, shape = torch.from_numpy(batch.states), (len(batch.states), self.space.size)
-        target = self.targets(batch, torch.randn(shape, generator=generator))
-        values = self.critics(self.inputs(states, torch.from_numpy(batch.choices)))
+        states, shape = self._there(batch.states), (len(batch.states), self.space.size)
+        target = self.targets(batch, torch.randn(shape, generator=generator).to(self.device))
+        values = self.critics(self.inputs(states, self._there(batch.choices)))
         loss = (values - target).square().mean()
         descend(self.optimizers["critics"], loss)
         facts: dict[str, Any] = {"critic_loss": loss.item(), "value": values.mean().item()}
         if actor:
-            facts |= self._improve(states, torch.randn(shape, generator=generator))
+            facts |= self._improve(states, torch.randn(shape, generator=generator).to(self.device))
         ema(self.target, self.critics, self.config.target_rate)
         return facts
 
@@ -119,7 +123,10 @@ class TmrlAgent:
         if not space.level:
             return torch.cat([states, choices], dim=-1)
         level = space.level_of(choices[:, space.noise])
-        places = torch.arange(_LEVEL_FEATURES // 2) / (_LEVEL_FEATURES // 2 - 1)
+        places = torch.arange(_LEVEL_FEATURES // 2, device=choices.device) / (_LEVEL_FEATURES // 2 - 1)
         angle = 100.0 * level[:, None] * 1e-4**places
         rest = choices[:, space.noise + 1 :]
         return torch.cat([states, choices[:, : space.noise], angle.sin(), angle.cos(), rest], dim=-1)
+
+    def _there(self, values: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(values).to(self.device)

@@ -8,6 +8,7 @@ import numpy as np
 
 from clients.errors import RoboserveError
 from clients.policy import ActOptions, PolicyClient
+from finetune.common.device import CPU
 from finetune.tmrl.sent_views import SentViews
 from models.policies.flow_vla.steerable import SteerableVla
 from models.policies.steered.base import open_flow
@@ -15,6 +16,7 @@ from models.policies.steered.base import open_flow
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from numpy.typing import NDArray
 
     from clients.images import WireImage
@@ -64,12 +66,12 @@ class LocalPolicy:
     """A checkpoint folder of `models.policies.state_flow` or `flow_vla`; its chunks are cut to [-1, 1].
 
     Args:
-        steps: Euler steps of the flow.
+        steps: Euler steps of the flow. `device`: where it computes.
     """
 
-    def __init__(self, folder: Path, *, steps: int = 10) -> None:
+    def __init__(self, folder: Path, *, steps: int = 10, device: torch.device = CPU) -> None:
         self.folder, self.steps = folder, steps
-        self.flow = open_flow(folder, steps=steps)
+        self.flow = open_flow(folder, steps=steps, device=device)
         self.content_hash = self.flow.content_hash
         self.chunk, self.execute, self.context_size = self.flow.chunk, self.flow.execute, self.flow.context_size
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from finetune.common.decisions import DecisionReplay
+from finetune.common.device import CPU
 from finetune.common.experience import sources
 from finetune.common.macro import Chosen
 from finetune.tmrl.agent import TmrlAgent
@@ -55,7 +56,9 @@ class SteeringAgent(Protocol):
 class MakeAgent(Protocol):
     """The class of an agent."""
 
-    def __call__(self, config: AgentConfig, space: ChoiceSpace, states: int, *, seed: int) -> SteeringAgent:
+    def __call__(
+        self, config: AgentConfig, space: ChoiceSpace, states: int, *, seed: int, device: torch.device
+    ) -> SteeringAgent:
         """Return an agent with fresh weights."""
         ...
 
@@ -66,18 +69,25 @@ class SteeringLearner:
     Args:
         policy: the frozen one. `states`: numbers of what the agent is shown (`SteeredPolicy.look`).
         agent: `TmrlAgent`, or another that chooses in its place.
-        seed: of weights and updates.
+        seed: of weights and updates. `device`: of the agent.
     """
 
     judged: dict[str, Mode] = {"": "draw"}  # noqa: RUF012  as the protocol has it
 
     def __init__(
-        self, config: TmrlConfig, policy: SteeredPolicy, *, states: int, seed: int, agent: MakeAgent = TmrlAgent
+        self,
+        config: TmrlConfig,
+        policy: SteeredPolicy,
+        *,
+        states: int,
+        seed: int,
+        agent: MakeAgent = TmrlAgent,
+        device: torch.device = CPU,
     ) -> None:
         self.config, self.policy, self._seed = config, policy, seed
         rows, columns = policy.chunk
         self.space = ChoiceSpace.of(rows=rows, columns=columns, context_size=policy.context_size, **config.agent.bounds)
-        self.agent = agent(config.agent, self.space, states, seed=seed)
+        self.agent = agent(config.agent, self.space, states, seed=seed, device=device)
         self.replay = DecisionReplay(
             capacity=config.capacity, state_size=states, choice_size=self.space.size, half_solved=config.half_solved
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetune.common.device import CPU
 from finetune.common.environments.seeing import maker
 from finetune.common.learning import LearningJob
 from finetune.tmrl.agent import TmrlAgent
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import gymnasium
+    import torch
 
     from finetune.common.learning import JobConfig
     from finetune.tmrl.base import SteeredPolicy
@@ -33,7 +35,7 @@ class TmrlJob(LearningJob):
         config: steps, evaluations, seed, rewards. `method`: the agent and its updates.
         policy: the frozen one. `task`: as `make_env` reads it.
         make: makes the environment, if it is not one of `make_env`'s.
-        agent: `TmrlAgent`, or another that chooses in its place.
+        agent: `TmrlAgent`, or another that chooses in its place. `device`: where it computes; the policy has its own.
 
     Raises:
         ValueError: the folder belongs to another run.
@@ -50,10 +52,11 @@ class TmrlJob(LearningJob):
         task: str,
         make: Callable[[], gymnasium.Env[Any, Any]] | None = None,
         agent: MakeAgent = TmrlAgent,
+        device: torch.device = CPU,
     ) -> None:
         made = make or maker(task, policy.encoder)
         states = policy.look(np.zeros((1, *(made().observation_space.shape or ())), np.float32)).shape[1]
-        learner = SteeringLearner(method, policy, states=states, seed=config.seed, agent=agent)
+        learner = SteeringLearner(method, policy, states=states, seed=config.seed, agent=agent, device=device)
         facts = {"task": task, "policy": policy.content_hash, "agent": type(learner.agent).__name__}
         super().__init__(config, learner, made, identity={**facts, "tmrl": asdict(method)})
 

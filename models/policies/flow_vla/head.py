@@ -143,6 +143,12 @@ class ViewEncoder:
         """Numbers of what is known."""
         return self.network.config.features
 
+    def to(self, device: torch.device | None) -> ViewEncoder:
+        """Return the encoder, which computes there from now on; None leaves it where it is."""
+        self.network.to(device)
+        self._words.clear()
+        return self
+
     @torch.inference_mode()
     def encode(
         self, images: Mapping[str, NDArray[np.uint8]], state: NDArray[np.float32], instruction: str
@@ -163,10 +169,12 @@ class ViewEncoder:
                 f"observation: images {given} and a state of {state.shape}; the policy needs {wanted} and a state of "
                 f"{(self.config.state.size,)}"
             )
-        pixels = torch.from_numpy(np.stack([images[name] for name in wanted])).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        known = torch.from_numpy(self.config.state_normalizer.normalize(state[None]))
-        seen = self.network.features(pixels[None], known.float(), self._ids(instruction))
-        features: NDArray[np.float32] = seen[0].numpy()
+        there = next(self.network.parameters()).device
+        taken = torch.from_numpy(np.stack([images[name] for name in wanted])).to(there)
+        pixels = taken.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        known = torch.from_numpy(self.config.state_normalizer.normalize(state[None])).to(there)
+        seen = self.network.features(pixels[None], known.float(), self._ids(instruction).to(there))
+        features: NDArray[np.float32] = seen[0].cpu().numpy()
         return features
 
     def _ids(self, instruction: str) -> Tensor:

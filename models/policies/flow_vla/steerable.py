@@ -37,5 +37,5 @@ class SteerableVla(SteerableFlow):
     @torch.no_grad()
     def look(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the summary that the expert is told without context noise, and the robot's state, (N, L)."""
-        told: NDArray[np.float32] = self._head.told(torch.from_numpy(states)).numpy()
+        told: NDArray[np.float32] = self._head.told(self._there(states)).cpu().numpy()
         return told

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from models.policies.chunk_field import ChunkField
     from models.policies.contract import ActItem, ActOptions, Observation
@@ -36,6 +37,7 @@ class SteerableFlow:
     ) -> None:
         self.config, self.content_hash = config, content_hash
         self.network = network.requires_grad_(requires_grad=False)
+        self._device = next(network.parameters()).device
         self.steps = steps
         self.chunk = (config.network.chunk_length, config.network.action_size)
         self.execute = config.execute
@@ -75,19 +77,22 @@ class SteerableFlow:
             level: (N,), 0 to 1; `context_noise`: (N, C). Neither is looked at by a policy without context.
             steps: Euler steps, if others than its own.
         """
-        seen = self.config.normalize(torch.from_numpy(states))
+        seen = self.config.normalize(self._there(states))
         network = self.network
         if self.context_size:
-            prefix = network.encode(seen, level=torch.from_numpy(level), context_noise=torch.from_numpy(context_noise))
+            prefix = network.encode(seen, level=self._there(level), context_noise=self._there(context_noise))
         else:
             prefix = network.encode(seen)
         ends = integrate(
             lambda moving, time: network.velocity(prefix, moving, time),
-            torch.from_numpy(noise),
+            self._there(noise),
             steps=steps or self.steps,
         )
-        chunks: NDArray[np.float32] = self.config.restore(ends).numpy()
+        chunks: NDArray[np.float32] = self.config.restore(ends).cpu().numpy()
         return chunks
+
+    def _there(self, values: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(values).to(self._device)
 
 
 class StateFlowPolicy:

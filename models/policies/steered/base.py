@@ -12,18 +12,20 @@ from models.policies.state_flow.policy import SteerableFlow
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
 
-def open_flow(folder: Path, *, steps: int) -> SteerableFlow:
+
+def open_flow(folder: Path, *, steps: int, device: torch.device | None = None) -> SteerableFlow:
     """Return the policy of a checkpoint folder: one on states, or an embedded VLA.
 
     Args:
-        steps: Euler steps of its flow.
+        steps: Euler steps of its flow. `device`: where it computes; the CPU by default.
 
     Raises:
         FileNotFoundError, ValueError: see `load_state_policy` and `load_head`.
     """
     if is_vla(folder):
         config, head, encoder, content_hash = load_head(folder)
-        return SteerableVla(config, head, encoder, content_hash, steps=steps)
+        return SteerableVla(config, head.to(device), encoder.to(device), content_hash, steps=steps)
     loaded, network, content_hash = load_state_policy(folder)
-    return SteerableFlow(loaded, network, content_hash, steps=steps)
+    return SteerableFlow(loaded, network.to(device), content_hash, steps=steps)

@@ -1,0 +1,22 @@
+"""Where a job computes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+CPU = torch.device("cpu")
+
+
+def chosen(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device.
+
+    Draws are made on the CPU whatever it is, so that a seed means the same everywhere, but for rounding.
+
+    Raises:
+        ValueError: CUDA was asked for and this machine has none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: 'cuda' was asked for and this machine has none")
+    return torch.device("cuda") if device != "cpu" and torch.cuda.is_available() else CPU
