@@ -144,7 +144,8 @@ def plot(study: Study, curves: list[Curve], path: Path) -> None:
     from matplotlib.figure import Figure
 
     tasks = list(study.tasks)
-    figure = Figure(figsize=(5.2 * len(tasks) + 2.6, 4), layout="constrained")
+    width = max(7.6, 5.2 * len(tasks) + 1.0)
+    figure = Figure(figsize=(width, 4.6), layout="constrained")
     panels: Any = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
     for panel, task in zip(panels, tasks, strict=True):
         for number, (name, method) in enumerate(study.methods.items()):
@@ -160,6 +161,7 @@ def plot(study: Study, curves: list[Curve], path: Path) -> None:
         panel.set(title=task, xlabel=study.over.replace("_", " "))
         panel.grid(visible=True, alpha=0.3)
     panels[0].set_ylabel(study.metric.replace("_", " "))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
-    figure.suptitle(f"{study.title} (each seed thin, their mean thick)")
+    columns = max(1, int(width / 2.6))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize="small")
+    figure.suptitle(f"{study.title}\neach seed thin, their mean thick", fontsize="medium")
     figure.savefig(path, dpi=110)
