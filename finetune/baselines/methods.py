@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from finetune.common.chunk_policy import ChunkPolicy
     from finetune.common.experience import ExperienceConfig
-    from finetune.common.learning import JobConfig, Learner
+    from finetune.common.learner import Learner
+    from finetune.common.learning import JobConfig
     from models.policies.chunk_field import ChunkField
 
 Name = Literal["dppo", "bptt", "residual", "distillation", "rlpd"]

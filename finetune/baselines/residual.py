@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from finetune.common.chunk_policy import ChunkPolicy
     from finetune.common.experience import Batch
-    from finetune.common.learning import Mode
+    from finetune.common.learner import Mode
     from finetune.common.macro import Macro
     from models.policies.chunk_field import ChunkField
 

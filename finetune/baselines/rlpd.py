@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from finetune.common.demonstrations import Demonstrator
-    from finetune.common.learning import Mode
+    from finetune.common.learner import Mode
     from finetune.common.macro import Macro
     from models.policies.flow_vla.head import HeadPolicyConfig
     from models.policies.state_flow.checkpoint import StatePolicyConfig

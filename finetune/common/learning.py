@@ -11,81 +11,30 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003  a run's settings are read by tools
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from finetune.common.intervals import wilson
+from finetune.common.judging import evaluate, noise
 from finetune.common.macro import HandedOver, MacroEnv, PaidMacros
 from finetune.common.rewards import RewardConfig
 from finetune.common.run import Run, pack, unpack
 from finetune.common.workers import played
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import gymnasium
-    from numpy.typing import NDArray
 
-    from finetune.common.macro import Chosen, Macro, Wait
+    from finetune.common.learner import Learner, Mode
+    from finetune.common.macro import Wait
     from finetune.common.workers import Worker
 
     Evaluated = Callable[[Mapping[str, float]], object]
 
-Mode = Literal["collect", "draw"]
-_CHOOSING, _EVALUATING = 0, 2
-_EVALUATION_SEEDS = 900_000
+_CHOOSING = 0
 _RECENT = 100
 _TRAINING_SEEDS = 100_003
-
-
-class Learner(Protocol):
-    """A policy of chunks that learns from what it plays."""
-
-    @property
-    def execute(self) -> int:
-        """Rows of a chunk that are played before the next."""
-        ...
-
-    @property
-    def judged(self) -> Mapping[str, Mode]:
-        """How it is evaluated, by what goes before the figures' names; one that picks is judged with and without."""
-        ...
-
-    @property
-    def modules(self) -> dict[str, torch.nn.Module]:
-        """What a checkpoint keeps."""
-        ...
-
-    @property
-    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
-        """Their optimisers."""
-        ...
-
-    def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> Chosen:
-        """Return chunks for states (N, S): as it collects, or one plain draw of its policy."""
-        ...
-
-    def keep(self, macro: Macro) -> None:
-        """Keep what a chunk led to; those of an episode come one after the other."""
-        ...
-
-    def learn(self, steps: int) -> Iterable[dict[str, float]]:
-        """Make the updates that `steps` in all have earned, and give what each says of itself."""
-        ...
-
-    def facts(self) -> dict[str, float]:
-        """Return what is logged of its state."""
-        ...
-
-    def state(self) -> dict[str, dict[str, NDArray[Any]]]:
-        """Return what must be saved beside modules and optimisers."""
-        ...
-
-    def load(self, state: dict[str, dict[str, NDArray[Any]]]) -> None:
-        """Take what `state` gave."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,65 +258,3 @@ class _Means:
     @property
     def means(self) -> dict[str, float]:
         return {name: value / self._numbers[name] for name, value in self._sums.items()}
-
-
-def noise(seed: int, purpose: int, number: int) -> torch.Generator:
-    """Return a source that depends on all three."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, purpose, number]).generate_state(1)[0]))
-
-
-def evaluate(
-    learner: Learner,
-    envs: list[MacroEnv],
-    *,
-    episodes: int,
-    seed: int,
-    mode: Mode = "draw",
-    threads: ThreadPoolExecutor | None = None,
-) -> dict[str, float]:
-    """Play fresh scenes, the same in every evaluation, as many side by side as there are environments.
-
-    Args:
-        threads: play them at once, for environments in other processes.
-
-    Returns:
-        `success` with its 95 % interval, `episodes`, `return` and `steps` (means of an episode).
-    """
-    ends: list[Macro] = []
-    side_by_side = map if threads is None else threads.map
-    returns, steps = np.zeros(episodes), np.zeros(episodes)
-    for first in range(0, episodes, len(envs)):
-        lanes = _lanes(first, episodes, envs)
-
-        def begin(lane: int, first: int = first) -> NDArray[np.float32]:
-            return envs[lane].reset(seed=_EVALUATION_SEEDS + lane + first)
-
-        states = dict(zip(lanes, side_by_side(begin, lanes), strict=True))
-        decision = 0
-        while states:
-            source = noise(seed, _EVALUATING, first * 100_003 + decision)
-            chunks = learner.act(np.stack(list(states.values())), source, mode).chunks
-            decision += 1
-            lane_order = list(states)
-            macros = side_by_side(lambda lane, chunk: envs[lane].step(chunk), lane_order, chunks)
-            for lane, macro in zip(lane_order, macros, strict=True):
-                returns[first + lane] += float(macro.rewards.sum())
-                steps[first + lane] += len(macro.rewards)
-                states[lane] = macro.observations[-1]
-                if macro.over:
-                    ends.append(macro)
-                    del states[lane]
-    solved = sum(macro.success for macro in ends)
-    low, high = wilson(solved, episodes)
-    return {
-        "success": solved / episodes,
-        "success_low": low,
-        "success_high": high,
-        "episodes": float(episodes),
-        "return": float(returns.mean()),
-        "steps": float(steps.mean()),
-    }
-
-
-def _lanes(first: int, episodes: int, envs: list[MacroEnv]) -> range:
-    return range(min(len(envs), episodes - first))

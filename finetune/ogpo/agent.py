@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from finetune.common.chunk_policy import ChunkPolicy
     from finetune.common.experience import Batch
-    from finetune.common.learning import Mode
+    from finetune.common.learner import Mode
     from finetune.common.macro import Macro
     from finetune.ogpo.config import OgpoConfig
     from models.policies.chunk_field import ChunkField

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from finetune.common.decisions import Decisions
-    from finetune.common.learning import Mode
+    from finetune.common.learner import Mode
     from finetune.common.macro import Macro
     from finetune.tmrl.base import SteeredPolicy
     from finetune.tmrl.config import AgentConfig, TmrlConfig

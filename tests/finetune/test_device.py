@@ -31,7 +31,7 @@ from tests.finetune.test_ogpo_job import TINY
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from finetune.common.learning import Learner
+    from finetune.common.learner import Learner
 
 ELSEWHERE = torch.device("meta")
 

@@ -21,7 +21,7 @@ from finetune.common.chunk_policy import ChunkPolicy, load_chunk_policy
 from finetune.common.environments.registry import make_env
 from finetune.common.environments.slot import SlotEnv
 from finetune.common.experience import ExperienceConfig, sources
-from finetune.common.learning import JobConfig, Learner, LearningJob
+from finetune.common.learning import JobConfig, LearningJob
 from finetune.common.macro import MacroEnv
 from finetune.common.options import keep_best
 from finetune.common.run import metrics
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from finetune.common.learner import Learner
     from models.policies.state_flow.network import StateFlowNetwork
 
 TASK = "slot:shift=0.018"

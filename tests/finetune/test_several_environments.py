@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from finetune.common.learning import Learner
+    from finetune.common.learner import Learner
     from finetune.common.macro import Macro
 
 ENVS = 3
