@@ -30,7 +30,7 @@ COMES_WITH = {"starlette": "fastapi", "grpc": "ray", "openpi_client": "dm-tree"}
 EXTRAS_OF = {
     "benchmarks": {"dev", "sim", "record"},
     "clients": {"sim"},
-    "finetune": {"train", "sim", "record"},
+    "finetune": {"train", "sim", "ogbench", "record"},
     "robot_client": {"sim", "record"},
     "roboserve": {"record"},
     "serving": {"record"},
