@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from finetune.common.run import claim
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -84,13 +86,15 @@ class RunFolder:
         identity: what makes the run what it is.
 
     Raises:
-        ValueError: the folder belongs to a run with another identity; the message names the settings that differ.
+        ValueError: the folder belongs to a run with another identity, whose differing settings are named; or another
+            process is at it.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self._path = path
         self._writer: Any = None
         path.mkdir(parents=True, exist_ok=True)
+        self._lock = claim(path)
         config = path / "config.json"
         if config.exists():
             kept = json.loads(config.read_text("utf-8"))

@@ -6,10 +6,11 @@ killed and started again gives the same numbers as one that was not.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-CONFIG, METRICS, STATE = "config.json", "metrics.jsonl", "state.safetensors"
+CONFIG, METRICS, STATE, LOCK = "config.json", "metrics.jsonl", "state.safetensors", "lock"
 _PLACE = ("step", "seconds")
 
 
@@ -35,7 +36,8 @@ class Run:
         board: log for TensorBoard as well.
 
     Raises:
-        ValueError: the folder holds a run with another identity; the message names the settings that differ.
+        ValueError: the folder holds a run with another identity, whose differing settings are named; or another process
+            is at it.
     """
 
     folder: Path
@@ -44,9 +46,11 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     _writer: Any = field(default=None, init=False, repr=False)
+    _lock: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = claim(self.folder)
         path = self.folder / CONFIG
         identity = json.loads(json.dumps(self.identity, default=str))
         if path.exists():
@@ -105,6 +109,21 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows logged so far."""
         return metrics(self.folder)
+
+
+def claim(folder: Path) -> IO[str]:
+    """Keep other processes out of a run's folder until what is returned is closed, or this process ends, however.
+
+    Raises:
+        ValueError: another process is at it.
+    """
+    lock = (folder / LOCK).open("w")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        lock.close()
+        raise ValueError(f"out: another process is writing the run {folder.name}") from error
+    return lock
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from finetune.common.run import claim
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -20,12 +22,14 @@ class RunFolder:
         identity: what makes the run what it is, as JSON has it.
 
     Raises:
-        ValueError: the folder belongs to a run with another identity; the message names the settings that differ.
+        ValueError: the folder belongs to a run with another identity, whose differing settings are named; or another
+            process is at it.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
+        self._lock = claim(path)
         config = path / "config.json"
         if config.exists():
             kept = json.loads(config.read_text("utf-8"))
