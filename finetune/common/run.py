@@ -34,6 +34,7 @@ class Run:
     Args:
         folder: made when absent. `identity`: what makes the run what it is, as JSON has it.
         board: log for TensorBoard as well.
+        claims: keep other processes out of it; of a job of several, that is for the main one.
 
     Raises:
         ValueError: the folder holds a run with another identity, whose differing settings are named; or another process
@@ -43,6 +44,7 @@ class Run:
     folder: Path
     identity: Mapping[str, Any]
     board: bool = False
+    claims: bool = True
     step: int = 0
     seconds: float = 0.0
     _writer: Any = field(default=None, init=False, repr=False)
@@ -50,7 +52,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = claim(self.folder)
+        self._lock = claim(self.folder) if self.claims else None
         path = self.folder / CONFIG
         identity = json.loads(json.dumps(self.identity, default=str))
         if path.exists():

@@ -177,7 +177,8 @@ class _Loop:
         weights = self._weights()
         words = torch.from_numpy(self.target.tokenizer(self.frames.instructions))
         with accelerator.main_process_first():
-            run = Run(folder=config.out, identity={**identity, "processes": accelerator.num_processes})
+            whole = {**identity, "processes": accelerator.num_processes}
+            run = Run(folder=config.out, identity=whole, claims=accelerator.is_main_process)
             kept = run.read()
         if kept:
             spread(model, optimizer.optimizer, kept)

@@ -216,7 +216,7 @@ class _Loop:
         }
         model, optimizer = accelerator.prepare(trainable.reader, optimizer)
         with accelerator.main_process_first():
-            run = Run(folder=config.out, identity=identity, board=True)
+            run = Run(folder=config.out, identity=identity, board=True, claims=accelerator.is_main_process)
             kept = run.read()
         if kept:
             spread(model, optimizer.optimizer, kept)
