@@ -94,7 +94,8 @@ def train(
     sampler = ClipSampler(episodes=material.data.episodes, config=config.sampler, wordings=material.wordings)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     identity = {name: value for name, value in asdict(config).items() if name not in ("out", "threads")}
-    run = Run(folder=config.out, identity=identity | {"sizes": asdict(network.sizes)})
+    identity |= {"sizes": asdict(network.sizes)}
+    run = Run(folder=config.out, identity=identity, claims=accelerator.is_main_process)
     run.restore(network, optimizer)
     model, optimizer = accelerator.prepare(network, optimizer)
     started = time.monotonic() - run.seconds

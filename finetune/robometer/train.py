@@ -102,7 +102,7 @@ def train(
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
     identity = {name: value for name, value in asdict(config).items() if name not in ("out", "threads")}
-    run = Run(folder=config.out, identity=identity)
+    run = Run(folder=config.out, identity=identity, claims=accelerator.is_main_process)
     if config.start is not None:
         network.load_state_dict(run_weights(config.start))
     run.restore(network, optimizer)
