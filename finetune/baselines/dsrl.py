@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.common.critics import CriticEnsemble
-from finetune.common.device import CPU
+from finetune.common.device import CPU, tensor
 from finetune.common.updates import descend, ema
 
 if TYPE_CHECKING:
@@ -89,22 +89,22 @@ class DsrlAgent:
         """Return z float32 (N, size) in [-1, 1] for states (N, S); without a source of noise, the likeliest."""
         shape = (len(states), self.space.size)
         noise = np.zeros(shape, np.float32) if random is None else random.standard_normal(shape, np.float32)
-        z, _ = self.actor(self._there(states), self._there(noise))
+        z, _ = self.actor(tensor(states, self.device), tensor(noise, self.device))
         chosen: NDArray[np.float32] = z.cpu().numpy()
         return chosen
 
     def update(self, batch: Decisions, generator: torch.Generator, *, actor: bool) -> dict[str, float]:
         """Take one step of the critics, and of actor and temperature where `actor`; return what is logged."""
-        states, after = self._there(batch.states), self._there(batch.after)
+        states, after = tensor(batch.states, self.device), tensor(batch.after, self.device)
         shape = (len(states), self.space.size)
         with torch.no_grad():
             z, score = self.actor(after, torch.randn(shape, generator=generator).to(after))
             follows = self.target(torch.cat([after, z], dim=-1)).min(dim=0).values
             if self.config.entropy_backup:
                 follows = follows - self.log_temperature.exp() * score
-            alive = 1 - self._there(batch.done)
-            target = self._there(batch.rewards) + alive * self.config.discount * follows
-        values = self.critics(torch.cat([states, self._there(batch.choices)], dim=-1))
+            alive = 1 - tensor(batch.done, self.device)
+            target = tensor(batch.rewards, self.device) + alive * self.config.discount * follows
+        values = self.critics(torch.cat([states, tensor(batch.choices, self.device)], dim=-1))
         loss = (values - target).square().mean()
         descend(self.optimizers["critics"], loss)
         facts = {"critic_loss": loss.item(), "value": values.mean().item()}
@@ -126,6 +126,3 @@ class DsrlAgent:
             surplus = (score.detach() - self.space.size).mean()
             descend(self.optimizers["temperature"], -(self.log_temperature * surplus).sum())
         return {"actor_loss": loss.item(), "entropy_z": -score.mean().item(), "temperature_z": temperature.item()}
-
-    def _there(self, values: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(values).to(self.device)

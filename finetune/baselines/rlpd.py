@@ -15,7 +15,7 @@ import torch
 
 from finetune.baselines.gaussian import GaussianActor, improve, regress
 from finetune.common.critics import CriticEnsemble
-from finetune.common.device import CPU
+from finetune.common.device import CPU, tensor
 from finetune.common.experience import Batch, Experience, ExperienceConfig, Sources
 from finetune.common.macro import Chosen, MacroEnv
 
@@ -107,7 +107,7 @@ class RlpdLearner:
     @torch.no_grad()
     def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> Chosen:
         """Return single actions (N, 1, A): drawn to learn from, and else the middle ones."""
-        seen = self.policy.normalize(torch.from_numpy(states).to(self.device))
+        seen = self.policy.normalize(tensor(states, self.device))
         actions, _ = self.actor(seen, generator if mode == "collect" else None)
         return Chosen(chunks=actions[:, None].cpu().numpy())
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from finetune.common.device import CPU
+from finetune.common.device import CPU, tensor
 from models.policies.denoising import chain_log_prob, sample_chain, step_log_probs, whole_score
 from models.policies.flow_vla.flow import integrate
 from models.policies.flow_vla.head import ActionHead, HeadPolicyConfig, is_vla, load_head, save_head
@@ -69,7 +69,7 @@ class ChunkPolicy:
 
     def seen(self, states: NDArray[np.float32]) -> Tensor:
         """Return states (N, S), as the environment gives them, as the policy reads them."""
-        return self.config.normalize(torch.from_numpy(states).to(self.device))
+        return self.config.normalize(tensor(states, self.device))
 
     def field(self, network: ChunkField, states: Tensor) -> Field:
         """Bind a network to states (N, S); the field then takes N * G chunks, the G of each state in a row.

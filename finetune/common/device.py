@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
 CPU = torch.device("cpu")
+
+
+def tensor(values: NDArray[np.float32], device: torch.device) -> Tensor:
+    """Return numbers as a tensor there."""
+    return torch.from_numpy(values).to(device)
 
 
 def chosen(device: Literal["auto", "cpu", "cuda"]) -> torch.device:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from finetune.common.device import CPU
+from finetune.common.device import CPU, tensor
 from finetune.common.replay import StepReplay
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Experience:
 
     def _tensors(self, windows: Windows) -> Batch:
         def there(values: NDArray[np.float32]) -> Tensor:
-            return torch.from_numpy(values).to(self.device)
+            return tensor(values, self.device)
 
         return Batch(
             states=self.normalize(there(windows.states)),

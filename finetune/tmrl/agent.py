@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.common.critics import CriticEnsemble
-from finetune.common.device import CPU
+from finetune.common.device import CPU, tensor
 from finetune.common.updates import descend, ema
 from models.policies.steered.actor import ChoiceActor
 
@@ -70,28 +70,28 @@ class TmrlAgent:
         """Return choices float32 (N, U) in [-1, 1] for states (N, S); without a source of noise, the likeliest ones."""
         noise = None
         if random is not None:
-            noise = self._there(random.standard_normal((len(states), self.space.size), np.float32))
-        choices, _ = self.actor(self._there(states), noise)
+            noise = tensor(random.standard_normal((len(states), self.space.size), np.float32), self.device)
+        choices, _ = self.actor(tensor(states, self.device), noise)
         chosen: NDArray[np.float32] = choices.cpu().numpy()
         return chosen
 
     def targets(self, batch: Decisions, noise: Tensor) -> Tensor:
         """Return y (B,)."""
-        after = self._there(batch.after)
+        after = tensor(batch.after, self.device)
         with torch.no_grad():
             choices, scores = self.actor(after, noise)
             value = self.target(self.inputs(after, choices)).min(dim=0).values
             if self.config.entropy_backup:
                 value = value - (self.log_temperatures.exp()[:, None] * scores).sum(dim=0)
-            alive = 1 - self._there(batch.done)
-            target: Tensor = self._there(batch.rewards) + alive * self.config.discount * value
+            alive = 1 - tensor(batch.done, self.device)
+            target: Tensor = tensor(batch.rewards, self.device) + alive * self.config.discount * value
         return target
 
     def update(self, batch: Decisions, generator: torch.Generator, *, actor: bool) -> dict[str, float]:
         """Take one step of the critics, and of actor and temperatures where `actor`; return what is logged."""
-        states, shape = self._there(batch.states), (len(batch.states), self.space.size)
+        states, shape = tensor(batch.states, self.device), (len(batch.states), self.space.size)
         target = self.targets(batch, torch.randn(shape, generator=generator).to(self.device))
-        values = self.critics(self.inputs(states, self._there(batch.choices)))
+        values = self.critics(self.inputs(states, tensor(batch.choices, self.device)))
         loss = (values - target).square().mean()
         descend(self.optimizers["critics"], loss)
         facts: dict[str, Any] = {"critic_loss": loss.item(), "value": values.mean().item()}
@@ -127,6 +127,3 @@ class TmrlAgent:
         angle = 100.0 * level[:, None] * 1e-4**places
         rest = choices[:, space.noise + 1 :]
         return torch.cat([states, choices[:, : space.noise], angle.sin(), angle.cos(), rest], dim=-1)
-
-    def _there(self, values: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(values).to(self.device)

@@ -107,6 +107,8 @@ def test_an_episode_without_success_is_cut_off_and_seen() -> None:
         (f"{CUBE}:paid=well", "paid: 'well', must be one of success, time"),
         (f"{REACH},named=wrongly", "named: 'wrongly', must be one of true, mirrored"),
         (f"{REACH},side=up", "side: 'up', must be one of left, right, any"),
+        (f"{CUBE}:paid=time,worth=30", "worth: 30, is of success, and paid is time"),
+        (f"{REACH},worth=0", "worth: 0, must be above 0"),
         (f"{CUBE}:colour=red", "colour"),
     ],
 )

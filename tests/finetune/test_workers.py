@@ -80,7 +80,12 @@ def run(folder: Path, *, workers: int, envs: int, kill_at: tuple[int, ...] = ())
     return job
 
 
-def same_whatever_dies(tmp_path: Path, *, envs: int) -> None:
+@pytest.mark.parametrize("envs", [1, 3])
+def test_a_run_with_workers_that_die_is_the_run_without_any(
+    envs: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if envs > 1:  # the first starts a Ray of its own, as a job does where there is none
+        request.getfixturevalue("_ray")
     whole = run(tmp_path / "whole", workers=0, envs=envs)
     broken = run(tmp_path / "broken", workers=2, envs=envs, kill_at=(30, 71))
     rows = metrics(tmp_path / "broken")
@@ -88,15 +93,6 @@ def same_whatever_dies(tmp_path: Path, *, envs: int) -> None:
     assert rows[-1]["updates"] > 0
     for name, module in whole.learner.modules.items():
         assert parameters_hash(module) == parameters_hash(broken.learner.modules[name]), name
-
-
-def test_a_run_with_workers_that_die_is_the_run_without_any(tmp_path: Path) -> None:
-    same_whatever_dies(tmp_path, envs=1)
-
-
-@pytest.mark.usefixtures("_ray")
-def test_environments_to_learn_in_are_shared_among_workers_that_die(tmp_path: Path) -> None:
-    same_whatever_dies(tmp_path, envs=3)
 
 
 @pytest.mark.usefixtures("_ray")

@@ -40,8 +40,6 @@ class EightGoalsEnv(gymnasium.Env["Vector", "Vector"]):
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2 + GOALS,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-    context = (2, 2 + GOALS)
-    """Columns of the observation that name the goal."""
 
     def __init__(self, *, named: int | None = None, shift: int = 0, horizon: int = 24) -> None:
         self._given, self._shift, self._horizon = named, shift, horizon

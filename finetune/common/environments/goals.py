@@ -36,6 +36,8 @@ class GoalRules:
                 raise ValueError(f"{name}: {value!r}, must be one of {', '.join(get_args(known))}")
         if self.worth <= 0:
             raise ValueError(f"worth: {self.worth}, must be above 0")
+        if self.paid == "time" and self.worth != 1:
+            raise ValueError(f"worth: {self.worth}, is of success, and paid is time")
 
     def told(self, place: float, *, middle: float = 0.0) -> float:
         """Return where the observation says that a goal at `place` is, m, on the axis from left to right."""

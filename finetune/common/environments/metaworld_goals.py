@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from finetune.bc.expert import ScriptedExpert
-from finetune.common.environments.goals import GoalRules, Named, Paid
+from finetune.common.environments.goals import GoalRules
 from finetune.sac.environment import MetaWorldEnv
 
 if TYPE_CHECKING:
@@ -30,13 +30,11 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
     Args:
         side: of the goal, as the robot sees it: "left" is x below `middle`.
         middle: m.
-        named, shift, paid, worth: see `GoalRules`; goals are mirrored at `middle`.
+        rules: see `GoalRules`; goals are mirrored at `middle`.
 
     Raises:
         ValueError: for another side, name or pay.
     """
-
-    context = GOAL
 
     def __init__(
         self,
@@ -44,17 +42,14 @@ class MetaWorldGoalsEnv(MetaWorldEnv):
         *,
         side: Side = "any",
         middle: float = 0.0,
-        named: Named = "true",
-        shift: float = 0.0,
-        paid: Paid = "success",
-        worth: float = 1.0,
         horizon: int = 75,
         repeat: int = 2,
         image_size: int = 96,
+        **rules: Any,
     ) -> None:
         if side not in get_args(Side):
             raise ValueError(f"side: {side!r}, must be one of {', '.join(get_args(Side))}")
-        self._rules = GoalRules(named=named, shift=shift, paid=paid, worth=worth)
+        self._rules = GoalRules(**rules)
         super().__init__(task, own_reward="sparse", horizon=horizon, repeat=repeat, image_size=image_size)
         self._side, self._middle = side, middle
         self._expert = ScriptedExpert(self._robot)

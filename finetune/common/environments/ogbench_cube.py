@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 
-from finetune.common.environments.goals import GoalRules, Named, Paid
+from finetune.common.environments.goals import GoalRules
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,37 +34,26 @@ class OgbenchCubeEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]
 
     Args:
         task: 1 to 5, OGBench's; 0 draws cube and goal anywhere on the table, as OGBench's data was collected.
-        named, shift, paid, worth: see `GoalRules`; goals are mirrored from left to right.
         horizon: steps of an episode. `image_size`: side of the frames that `render` gives, pixels.
+        rules: see `GoalRules`; goals are mirrored from left to right.
 
     Raises:
         ValueError: for an option that is not as above.
         ModuleNotFoundError: without the extra `ogbench`.
     """
 
-    context = GOAL
     instruction = "put the cube on the target"
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012  as Gymnasium declares it
     render_mode = "rgb_array"
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (GOAL[1],), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (5,), np.float32)
 
-    def __init__(
-        self,
-        *,
-        task: int = 0,
-        named: Named = "true",
-        shift: float = 0.0,
-        paid: Paid = "success",
-        worth: float = 1.0,
-        horizon: int = 200,
-        image_size: int = 96,
-    ) -> None:
+    def __init__(self, *, task: int = 0, horizon: int = 200, image_size: int = 96, **rules: Any) -> None:
         if not 0 <= task <= _TASKS or horizon < 1 or image_size < 1:
             raise ValueError(
                 f"task, horizon, image_size: {task}, {horizon}, {image_size}, must be 0 to {_TASKS}, >= 1, >= 1"
             )
-        self._rules = GoalRules(named=named, shift=shift, paid=paid, worth=worth)
+        self._rules = GoalRules(**rules)
         try:
             from ogbench.manipspace.envs.cube_env import CubeEnv
             from ogbench.manipspace.oracles.markov.cube_markov import CubeMarkovOracle

@@ -50,8 +50,7 @@ class SteerableFlow:
     def look(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what a high-level agent is shown of states (N, S): float32 (N, L), in the scale that the policy reads.
 
-        Raw ones will not do: of MetaWorld's numbers, centimetres decide, and an agent that is shown metres tells no two
-        scenes apart.
+        Of MetaWorld's numbers centimetres decide: an agent that is shown metres hardly tells two scenes apart at first.
         """
         seen: NDArray[np.float32] = self.config.normalize(torch.from_numpy(states)).numpy()
         return seen
