@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Mapping, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -46,4 +46,13 @@ class Robot(Protocol):
 
     def finished(self) -> Optional[bool]:
         """Return None while the episode goes on, True on success, False when it ended without."""
+        ...
+
+
+@runtime_checkable
+class FeelingRobot(Robot, Protocol):
+    """A robot that can tell its state without its cameras, which for a simulated one are most of the work."""
+
+    def feel(self) -> Array:
+        """Return the state that `observe` would give, float32 (state.size,)."""
         ...

@@ -93,6 +93,8 @@ class DppoLearner:
         network: the policy's; trained in place. `seed`: of the value's weights, and of every iteration.
     """
 
+    each_step = False
+
     def __init__(self, config: DppoConfig, policy: ChunkPolicy, network: ChunkField, *, seed: int) -> None:
         self.config, self.policy, self.seed, self._iterations = config, policy, seed, 0
         self.network = network.requires_grad_(requires_grad=True)

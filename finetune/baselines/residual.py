@@ -59,6 +59,8 @@ class ResidualLearner:
         network: the frozen policy's. `seed`: of the weights, and of every update.
     """
 
+    each_step = True
+
     def __init__(self, config: ResidualConfig, policy: ChunkPolicy, network: ChunkField, *, seed: int) -> None:
         self.config, self.policy, self.seed, self._steps = config, policy, seed, 0
         self.network = network.requires_grad_(requires_grad=False)

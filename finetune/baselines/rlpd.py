@@ -61,6 +61,8 @@ class RlpdLearner:
         env: in which the expert plays. `seed`: of all. `device`: where networks compute.
     """
 
+    each_step = True
+
     def __init__(
         self,
         config: RlpdConfig,

@@ -25,6 +25,11 @@ class Learner(Protocol):
         ...
 
     @property
+    def each_step(self) -> bool:
+        """Whether it learns from what is seen after each step, or only from what is seen where a chunk is chosen."""
+        ...
+
+    @property
     def judged(self) -> Mapping[str, Mode]:
         """How it is evaluated, by what goes before the figures' names; one that picks is judged with and without."""
         ...

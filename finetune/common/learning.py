@@ -130,9 +130,10 @@ class LearningJob:
             learning, judged = [make() for _ in range(config.envs)], [make() for _ in range(lanes)]
         for env in judged:
             opened.callback(env.close)
-        self._envs = [PaidMacros(self._paid(env, opened), execute=execute) for env in learning]
+        each_step = self.learner.each_step
+        self._envs = [PaidMacros(self._paid(env, opened), execute=execute, each_step=each_step) for env in learning]
         self._handed = HandedOver(self._envs)
-        self._judged = [MacroEnv(env, execute=execute) for env in judged]
+        self._judged = [MacroEnv(env, execute=execute, each_step=False) for env in judged]
 
     def _paid(self, env: gymnasium.Env[Any, Any], opened: contextlib.ExitStack) -> gymnasium.Env[Any, Any]:
         if self.config.reward.served:

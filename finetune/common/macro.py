@@ -15,7 +15,7 @@ import numpy as np
 from clients.reward_env import RewardEnv
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import gymnasium
     from numpy.typing import NDArray
@@ -30,7 +30,8 @@ class Macro:
     """What a chunk led to, n steps of it.
 
     Attributes:
-        observations: float32 (n + 1, O), from before the first step to after the last.
+        observations: float32 (n + 1, O), from before the first step to after the last; NaN between these two where
+            nobody looked.
         actions: float32 (n, A), as played.
         rewards: float32 (n,); NaN where they are not there yet.
         terminated: the task ended the episode: nothing follows. `truncated`: the clock did: the value goes on.
@@ -77,12 +78,18 @@ class MacroEnv:
     Args:
         env: its observations are vectors, its actions lie in [-1, 1].
         execute: steps of a chunk that are played, unless the episode ends before.
+        each_step: False spares an environment that can (`environments.seeing`) all looks but those before and after a
+            chunk.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], *, execute: int) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], *, execute: int, each_step: bool = True) -> None:
         if execute < 1:
             raise ValueError(f"execute: {execute}, must be 1 or more")
         self.env, self.execute = env, execute
+        self._look: Callable[[], NDArray[np.float32]] | None = None
+        if not each_step and env.has_wrapper_attr("look"):
+            env.set_wrapper_attr("each_step", value=False)
+            self._look = env.get_wrapper_attr("look")
 
     def reset(self, *, seed: int | None = None) -> NDArray[np.float32]:
         """Begin an episode and return what is seen, float32 (O,)."""
@@ -102,6 +109,8 @@ class MacroEnv:
             infos.append(info)
             if terminated or truncated:
                 break
+        if self._look is not None:
+            observations[-1] = self._look()
         self.seen = observations[-1]
         return Macro(
             observations=np.stack(observations),
@@ -119,11 +128,12 @@ class PaidMacros(MacroEnv):
     """An environment to learn in: what was played is handed out once all its rewards are there, in order, each once.
 
     Args:
-        env: a `clients.reward_env.RewardEnv` may pay late; any other pays at once. `execute`: see `MacroEnv`.
+        env: a `clients.reward_env.RewardEnv` may pay late; any other pays at once. `execute`, `each_step`: see
+            `MacroEnv`.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], *, execute: int) -> None:
-        super().__init__(env, execute=execute)
+    def __init__(self, env: gymnasium.Env[Any, Any], *, execute: int, each_step: bool = True) -> None:
+        super().__init__(env, execute=execute, each_step=each_step)
         self._late = env if isinstance(env, RewardEnv) and env.lag else None
         self._waiting: deque[Macro] = deque()
         self._paid: list[Transition] = []

@@ -45,6 +45,16 @@ class Look(NamedTuple):
     info: dict[str, Any] = {}  # noqa: RUF012  never written to
 
 
+class About(NamedTuple):
+    """What a worker's environments are; `looks`: whether they can do without looking at each step."""
+
+    observation_space: gymnasium.Space[Any]
+    action_space: gymnasium.Space[Any]
+    render_mode: str | None
+    facts: dict[str, str]
+    looks: bool
+
+
 class _Refusal(NamedTuple):
     """A `RoboserveError`, which does not survive the way through Ray."""
 
@@ -58,13 +68,14 @@ class _Host:
     def __init__(self, make: Make, lanes: int) -> None:
         self._envs = [make() for _ in range(lanes)]
 
-    def about(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any], str | None, dict[str, str]]:
+    def about(self) -> About:
         """Return spaces, render mode and what an environment is told."""
         env = self._envs[0]
         if getattr(env.unwrapped, "pace", "step") != "step":
             raise ValueError("workers: a robot with a clock of its own cannot be played again after a loss")
         facts = {name: getattr(env.unwrapped, name) for name in _FACTS if hasattr(env.unwrapped, name)}
-        return env.observation_space, env.action_space, env.render_mode, facts
+        looks = env.has_wrapper_attr("look")
+        return About(env.observation_space, env.action_space, env.render_mode, facts, looks)
 
     def pid(self) -> int:
         """Return the process."""
@@ -78,16 +89,26 @@ class _Host:
         except RoboserveError as error:
             return _Refusal(error.code, error.message)
 
-    def step(self, lane: int, action: NDArray[np.float32], *, draw: bool) -> Look | _Refusal:
+    def step(self, lane: int, action: NDArray[np.float32], *, draw: bool, each_step: bool) -> Look | _Refusal:
         """Play a row."""
+        env = self._envs[lane]
+        if env.has_wrapper_attr("each_step"):
+            env.set_wrapper_attr("each_step", each_step)
         try:
-            observation, reward, terminated, truncated, info = self._envs[lane].step(action)
+            observation, reward, terminated, truncated, info = env.step(action)
         except RoboserveError as error:
             return _Refusal(error.code, error.message)
         picture = self._picture(lane, draw=draw)
         return Look(
             np.asarray(observation, np.float32), picture, float(reward), bool(terminated), bool(truncated), info
         )
+
+    def look(self, lane: int) -> Look | _Refusal:
+        """Return what is seen now."""
+        try:
+            return Look(self._envs[lane].get_wrapper_attr("look")(), None)
+        except RoboserveError as error:
+            return _Refusal(error.code, error.message)
 
     def _picture(self, lane: int, *, draw: bool) -> NDArray[np.uint8] | None:
         picture: Any = self._envs[lane].render() if draw else None
@@ -96,11 +117,13 @@ class _Host:
 
 @dataclass(kw_only=True)
 class _Episode:
-    """An episode that is under way, as it would be played again."""
+    """An episode that is under way, as it would be played again; `seen` is what was seen after `looked` actions."""
 
     seed: int
     draw: bool
-    latest: Look
+    seen: NDArray[np.float32]
+    looked: int = 0
+    each_step: bool = True
     actions: list[NDArray[np.float32]] = field(default_factory=list)
 
 
@@ -136,18 +159,28 @@ class Worker:
         with self._lock:
             self._episodes.pop(lane, None)
             look: Look = self._answer(lambda: self._actor.reset.remote(lane, seed, draw=draw))
-            self._episodes[lane] = _Episode(seed=seed, draw=draw, latest=look)
+            self._episodes[lane] = _Episode(seed=seed, draw=draw, seen=look.observation)
         return look
 
-    def step(self, lane: int, action: NDArray[np.float32]) -> Look:
+    def step(self, lane: int, action: NDArray[np.float32], *, each_step: bool = True) -> Look:
         """Play a row; raises as `reset` does, and `invalid_request` before the first."""
         with self._lock:
-            episode = self._episodes.get(lane)
-            if episode is None:
-                raise RoboserveError("invalid_request", "environment: reset must come before the first step")
-            look: Look = self._answer(lambda: self._actor.step.remote(lane, action, draw=episode.draw))
+            episode = self._under_way(lane)
+            episode.each_step = each_step
+            look: Look = self._answer(
+                lambda: self._actor.step.remote(lane, action, draw=episode.draw, each_step=each_step)
+            )
             episode.actions.append(np.array(action))
-            episode.latest = look
+            if each_step:
+                episode.seen, episode.looked = look.observation, len(episode.actions)
+        return look
+
+    def look(self, lane: int) -> Look:
+        """Return what is seen now; raises as `step` does."""
+        with self._lock:
+            episode = self._under_way(lane)
+            look: Look = self._answer(lambda: self._actor.look.remote(lane))
+            episode.seen, episode.looked = look.observation, len(episode.actions)
         return look
 
     def close(self) -> None:
@@ -160,6 +193,11 @@ class Worker:
     def pid(self) -> int:
         """Of the process that plays now."""
         return int(self._answer(self._actor.pid.remote))
+
+    def _under_way(self, lane: int) -> _Episode:
+        if lane not in self._episodes:
+            raise RoboserveError("invalid_request", "environment: reset must come before the first step")
+        return self._episodes[lane]
 
     def _start(self) -> None:
         import ray
@@ -200,10 +238,14 @@ class Worker:
             return
 
     def _again(self, lane: int, episode: _Episode) -> None:
-        look: Look = _wait(self._actor.reset.remote(lane, episode.seed, draw=episode.draw))
-        for action in episode.actions:
-            look = _wait(self._actor.step.remote(lane, action, draw=episode.draw))
-        if not np.array_equal(look.observation, episode.latest.observation):
+        draw, each_step = episode.draw, episode.each_step
+        look: Look = _wait(self._actor.reset.remote(lane, episode.seed, draw=draw))
+        seen = look.observation
+        for count, action in enumerate(episode.actions, 1):
+            look = _wait(self._actor.step.remote(lane, action, draw=draw, each_step=each_step))
+            if count == episode.looked:
+                seen = look.observation if each_step else _wait(self._actor.look.remote(lane)).observation
+        if not np.array_equal(seen, episode.seen):
             raise RoboserveError(
                 "unavailable",
                 f"workers: lane {lane}, seed {episode.seed}: played again, its {len(episode.actions)} steps led "
@@ -240,9 +282,10 @@ class WorkerEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
 
     def __init__(self, worker: Worker, lane: int, *, draw: bool) -> None:
         self._worker, self._lane, self._draw = worker, lane, draw
-        self.observation_space, self.action_space, mode, facts = worker.about
-        self.render_mode = mode if draw else None
-        for name, value in facts.items():
+        about = worker.about
+        self.observation_space, self.action_space = about.observation_space, about.action_space
+        self.render_mode = about.render_mode if draw else None
+        for name, value in about.facts.items():
             setattr(self, name, value)
         self._picture: NDArray[np.uint8] | None = None
 
@@ -258,13 +301,29 @@ class WorkerEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Play a row."""
-        look = self._worker.step(self._lane, np.asarray(action, np.float32))
+        look = self._play(np.asarray(action, np.float32))
         self._picture = look.picture
         return look.observation.copy(), look.reward, look.terminated, look.truncated, look.info
 
     def render(self) -> Any:
         """Return the picture of the latest step."""
         return self._picture
+
+    def _play(self, action: NDArray[np.float32]) -> Look:
+        return self._worker.step(self._lane, action)
+
+
+class SeeingWorkerEnv(WorkerEnv):
+    """One whose observations cost (`environments.seeing`): with `each_step` False, `step` gives NaN until `look`."""
+
+    each_step = True
+
+    def look(self) -> NDArray[np.float32]:
+        """Return what is seen now."""
+        return self._worker.look(self._lane).observation.copy()
+
+    def _play(self, action: NDArray[np.float32]) -> Look:
+        return self._worker.step(self._lane, action, each_step=self.each_step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +346,6 @@ def played(make: Make, *, workers: int, learning: int, judged: int, draw: bool) 
         for index in range(min(workers, lanes)):
             made.append(Worker(make, lanes=len(range(index, lanes, workers))))
             opened.callback(made[-1].close)
-        envs = [
-            WorkerEnv(made[lane % workers], lane // workers, draw=draw and lane < learning) for lane in range(lanes)
-        ]
+        kind = SeeingWorkerEnv if made[0].about.looks else WorkerEnv
+        envs = [kind(made[lane % workers], lane // workers, draw=draw and lane < learning) for lane in range(lanes)]
         yield Played(learning=envs[:learning], judged=envs[learning:], workers=made)

@@ -55,7 +55,7 @@ def by_level(
     Args:
         report: told episodes played.
     """
-    env = MacroEnv(make(), execute=policy.execute)
+    env = MacroEnv(make(), execute=policy.execute, each_step=False)
     results = []
     for number, level in enumerate(levels):
         ends, solved = Counter[Any](), 0

@@ -44,6 +44,8 @@ class OgpoLearner:
         seed: of the critics' weights, and of every update.
     """
 
+    each_step = True
+
     def __init__(self, config: OgpoConfig, policy: ChunkPolicy, network: ChunkField, *, seed: int) -> None:
         self.config, self.policy = config, policy
         self.network = network.requires_grad_(requires_grad=True)

@@ -72,6 +72,7 @@ class SteeringLearner:
         seed: of weights and updates. `device`: of the agent.
     """
 
+    each_step = False
     judged: dict[str, Mode] = {"": "draw"}  # noqa: RUF012  as the protocol has it
 
     def __init__(

@@ -148,8 +148,11 @@ class MetaWorldRobot:
 
     def observe(self) -> RobotObservation:
         """Render the camera and read hand position (m) and gripper opening (0 closed to 1 open)."""
-        state = np.asarray(self._require_scene()[:4], dtype=np.float32)
-        return RobotObservation(images={CAMERA: self._render()}, state=state)
+        return RobotObservation(images={CAMERA: self._render()}, state=self.feel())
+
+    def feel(self) -> Array:
+        """Read hand position (m) and gripper opening without rendering, float32 (4,)."""
+        return np.asarray(self._require_scene()[:4], dtype=np.float32)
 
     def act(self, action: Array) -> None:
         """Play one action, float32 (4,); values beyond [-1, 1] are cut to it.

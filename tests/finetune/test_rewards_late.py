@@ -89,7 +89,7 @@ def test_late_rewards_are_those_that_waiting_gives(running: RunningReward) -> No
 class Pushes:
     """A learner that pushes at random and keeps what it is given."""
 
-    execute, judged, modules, optimizers = 3, {"": "draw"}, {}, {}
+    execute, each_step, judged, modules, optimizers = 3, True, {"": "draw"}, {}, {}
 
     def __init__(self) -> None:
         self.chosen = 0

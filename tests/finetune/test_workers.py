@@ -14,13 +14,17 @@ import pytest
 
 from clients.errors import RoboserveError
 from finetune.common.environments.registry import make_env
+from finetune.common.environments.seeing import maker
 from finetune.common.learning import JobConfig
+from finetune.common.macro import MacroEnv
 from finetune.common.run import metrics
 from finetune.common.workers import Worker, WorkerEnv, played
 from finetune.ogpo.train import OgpoJob
+from finetune.tmrl.base import LocalPolicy
 from models.folders import checkpoint_folder
 from tests.finetune.test_ogpo_job import TINY, drop
 from tests.finetune.test_rewards_late import Lamp
+from tests.finetune.test_vla_head import checkpoint
 from tests.weights import parameters_hash
 
 if TYPE_CHECKING:
@@ -117,6 +121,23 @@ def test_an_episode_whose_worker_dies_goes_on_where_it_was(caplog: pytest.LogCap
     assert [record.getMessage() for record in died] == [
         f"a rollout worker died; the next one plays {steps} steps again" for steps in (2, 5)
     ]
+
+
+@pytest.mark.usefixtures("_ray")
+def test_a_robot_that_a_worker_plays_is_looked_at_where_decisions_are_made(tmp_path: Path) -> None:
+    make = maker("robot:name=pointmass,horizon=24", LocalPolicy(checkpoint(tmp_path)).encoder)
+    chunk = np.random.default_rng(0).uniform(-1, 1, (4, 2)).astype(np.float32)
+    with played(make, workers=1, learning=1, judged=1, draw=False) as there:
+        env, here = (MacroEnv(one, execute=4, each_step=False) for one in (there.learning[0], make()))
+        assert np.array_equal(env.reset(seed=4), here.reset(seed=4))
+        for count in range(3):
+            if count:
+                os.kill(there.workers[0].pid, signal.SIGKILL)
+            ours, wanted = env.step(chunk), here.step(chunk)
+            assert np.array_equal(ours.observations, wanted.observations, equal_nan=True)
+            assert np.isnan(ours.observations[1:4]).all()
+            assert np.isfinite(ours.observations[[0, 4]]).all()
+        assert there.workers[0].losses == 2
 
 
 @pytest.mark.usefixtures("_ray")

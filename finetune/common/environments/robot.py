@@ -16,6 +16,7 @@ import numpy as np
 from clients.errors import RoboserveError
 from robot_client.clock import MonotonicClock
 from robot_client.hold import hold_action
+from robot_client.robot import FeelingRobot
 from robot_client.robots.registry import make_robot
 from robot_client.safety import Safety, SafetyConfig
 
@@ -80,8 +81,10 @@ class RobotEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (interface.action.size,), np.float32)
         self._safety = Safety(safety or SafetyConfig(), interface.action)
         self.pace = pace
-        self._horizon, self._left = horizon, 0
+        self._horizon, self._left, self._begun = horizon, 0, False
+        self._feels = self._robot if pace == "step" and isinstance(self._robot, FeelingRobot) else None
         self._seen: RobotObservation | None = None
+        self._felt = np.zeros(size, np.float32)
         self._last: NDArray[np.float32] | None = None
         self._driver = _Driver(self._robot, self._hold) if pace == "clock" else None
 
@@ -92,8 +95,8 @@ class RobotEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
         super().reset(seed=seed, options=options)
         self._left, self._last = self._horizon, None
         drawn = int(self.np_random.integers(2**31))
-        self._seen = self._on_robot(lambda: self._begin(drawn))
-        return self._state(), {}
+        self._on_robot(lambda: self._begin(drawn))
+        return self._felt, {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Play a row for one tick.
@@ -107,10 +110,10 @@ class RobotEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
             raise RoboserveError("invalid_output", checked.refusal or "action: refused")
         self._last = checked.action
         told = checked.action
-        self._seen, finished = self._on_robot(lambda: self._play(told))
+        finished = self._on_robot(lambda: self._play(told))
         self._left -= 1
         success = finished is True
-        return self._state(), float(success), success, finished is False or self._left <= 0, {"success": success}
+        return self._felt, float(success), success, finished is False or self._left <= 0, {"success": success}
 
     @property
     def seen(self) -> RobotObservation:
@@ -120,7 +123,9 @@ class RobotEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
             RoboserveError: `invalid_request` before the first reset.
         """
         if self._seen is None:
-            raise RoboserveError("invalid_request", "robot: reset must come before the first observation")
+            if not self._begun:
+                raise RoboserveError("invalid_request", "robot: reset must come before the first observation")
+            self._seen = self._robot.observe()
         return self._seen
 
     def render(self) -> Any:
@@ -135,21 +140,29 @@ class RobotEnv(gymnasium.Env["NDArray[np.float32]", "NDArray[np.float32]"]):
         if close is not None:
             close()
 
-    def _begin(self, seed: int) -> RobotObservation:
+    def _begin(self, seed: int) -> None:
         self._robot.reset(seed)
-        return self._robot.observe()
+        self._begun = True
+        self._sense()
 
-    def _play(self, action: NDArray[np.float32]) -> tuple[RobotObservation, bool | None]:
+    def _play(self, action: NDArray[np.float32]) -> bool | None:
         self._robot.act(action)
-        return self._robot.observe(), self._robot.finished()
+        self._sense()
+        return self._robot.finished()
+
+    def _sense(self) -> None:
+        """Read the robot; of one that stands still until it is told to move, the cameras can wait until one looks."""
+        if self._feels is not None:
+            self._seen, felt = None, self._feels.feel()
+        else:
+            self._seen = self._robot.observe()
+            felt = self._seen.state
+        self._felt = np.array(felt, np.float32)
 
     def _hold(self) -> None:
         command = hold_action(self._robot.interface.action, self._last)
         if command is not None:
             self._robot.act(command)
-
-    def _state(self) -> NDArray[np.float32]:
-        return np.asarray(self.seen.state, np.float32)
 
     def _on_robot(self, work: Callable[[], Any]) -> Any:
         return work() if self._driver is None else self._driver.run(work)

@@ -60,6 +60,9 @@ class Eyes(Protocol):
 class SeeingEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Observation: float32 (features,), of the images, the state and the instruction that the robot is told.
 
+    Looking is most of the work. Who needs observations only where decisions are made sets `each_step` to False: `step`
+    then gives NaN, and `look` what is seen now.
+
     Args:
         env: a robot's. `encoder`: of the VLA that acts, or what sends it observations.
 
@@ -77,20 +80,23 @@ class SeeingEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not wanted <= set(self._robot.cameras):
             raise ValueError(f"task: the robot has the cameras {self._robot.cameras}, the policy needs {wanted}")
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (encoder.size,), np.float32)
+        self.each_step = True
+        self._unseen = np.full(encoder.size, np.nan, np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Begin an episode."""
         _, info = self.env.reset(seed=seed, options=options)
-        return self._known(), info
+        return self.look(), info
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any, bool, bool, dict[str, Any]]:
         """Play a row for one tick."""
         _, reward, terminated, truncated, info = self.env.step(action)
-        return self._known(), reward, terminated, truncated, info
+        return self.look() if self.each_step else self._unseen.copy(), reward, terminated, truncated, info
 
-    def _known(self) -> NDArray[np.float32]:
+    def look(self) -> NDArray[np.float32]:
+        """Return what is seen now."""
         seen = self._robot.seen
         fitted = {
             camera.name: resize_with_pad(seen.images[camera.name], camera.height, camera.width)
