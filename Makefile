@@ -21,6 +21,8 @@ export MUJOCO_GL ?= egl
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export RAY_USAGE_STATS_ENABLED ?= 0
+# Containers often forbid Python to keep what it compiled; each of the platform's processes would then compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install vllm demo test lint types imports unit format manifests clean
 
@@ -90,4 +92,6 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PIP) install --quiet --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
 	@# The stock openpi client pins numpy<2 and runs on 2.x, so it comes without its requirements (dm-tree is in the dev extra).
 	$(PIP) install --quiet --no-deps openpi-client==0.1.2
+	@# On all cores, which pip would do on one. Some packages carry files that are no Python: those stay as they are.
+	@$(BIN)/python -m compileall -q -j 0 "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null 2>&1 || true
 	@touch $@

@@ -37,7 +37,7 @@ from finetune.robometer.trainable import (
 from finetune.robometer.whole_state import gather, gather_weights, spread
 from models.folders import checkpoint_folder
 from models.robometer.checkpoint import load_checkpoint
-from models.robometer.network import to_dtype
+from models.robometer.readout import to_dtype
 from models.robometer.sampling import PairSampler, SamplerConfig
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from finetune.common.run import Run, cosine_rate, run_weights
 from finetune.robometer.embedded import Sizes
 from models.robometer.losses import Losses, PairTargets, pair_losses
-from models.robometer.network import VisionFeatures
+from models.robometer.readout import VisionFeatures
 from models.robometer.sampling import PairPlan, PairSampler, SamplerConfig
 from models.robometer.targets import two_hot
 

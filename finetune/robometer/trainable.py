@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from models.robometer.network import RobometerNetwork, VisionFeatures
+    from models.robometer.network import RobometerNetwork
+    from models.robometer.readout import VisionFeatures
     from models.robometer.sequence import Grid, TokenBatch
 
 Mode = Literal["lora", "full"]

@@ -27,7 +27,8 @@ from finetune.vlm.pixels import PatchProcessor
 from finetune.vlm.train import Hints, Lesson, Task, TrainConfig, train
 from finetune.vlm.vision import VisionConfig, tower_of, train_vision
 from finetune.vlm.words import all_texts
-from models.robometer.network import fast_patches, to_dtype
+from models.robometer.network import fast_patches
+from models.robometer.readout import to_dtype
 from models.vlm.inputs import Composer
 
 if TYPE_CHECKING:

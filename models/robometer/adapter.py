@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from models.folders import checkpoint_folder, files_hash
 from models.peft_files import CONFIG, WEIGHTS, changes_of, rank_and_scale, require_base
 from models.robometer.checkpoint import load_checkpoint, read_settings, require_files
-from models.robometer.network import to_dtype
+from models.robometer.readout import to_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.robometer.network import VisionFeatures
+    from models.robometer.readout import VisionFeatures
 
 WORTH_IT = 0.7
 """A tree is read where it has at most this share of its sequences' tokens: each level costs a run of its own."""

@@ -19,14 +19,16 @@ from safetensors.torch import load_file, save_file
 
 from models.folders import files_hash
 from models.rewards.frames import FramePolicy
-from models.robometer.network import BINS, RobometerNetwork
 from models.robometer.prompt import PromptTemplate  # noqa: TC001  pydantic reads it
+from models.robometer.readout import BINS
 from models.robometer.sequence import Sequencer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from models.robometer.network import RobometerNetwork
 
 SETTINGS, CONFIG, WEIGHTS, INDEX, CARD = (
     "robometer.json",
@@ -150,6 +152,8 @@ def empty_network(folder: Path, *, bins: int) -> RobometerNetwork:
     """Return the network of a folder's configuration, its parameters without memory until weights are assigned."""
     from accelerate import init_empty_weights
     from transformers import Qwen3VLConfig
+
+    from models.robometer.network import RobometerNetwork
 
     config = Qwen3VLConfig.from_pretrained(folder, local_files_only=True)
     with init_empty_weights(include_buffers=False):

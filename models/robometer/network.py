@@ -7,7 +7,6 @@ the 4B one in numbers only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,49 +14,15 @@ from torch import Tensor, nn
 from transformers import DynamicCache, Qwen3VLConfig, Qwen3VLModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
+from models.robometer.readout import BINS, Readout, VisionFeatures
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from models.robometer.alike import Tree
     from models.robometer.sequence import TokenBatch
 
-BINS = 10
 DROPOUT = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisionFeatures:
-    """What the vision tower made of one frame.
-
-    Attributes:
-        layers: (1 + deepstack layers, tokens, text hidden size): the merged output first, then the features that are
-            added to the hidden states after the first text layers.
-        grid: (rows, columns) of language-model tokens.
-    """
-
-    layers: Tensor
-    grid: tuple[int, int]
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the features, in bytes."""
-        return self.layers.nbytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Readout:
-    """Raw outputs at the tokens that ask, all in the order of the batch.
-
-    Attributes:
-        progress: logits (n, bins) at every progress token; `success`: logits (n,) at the same tokens.
-        preference: logits (m,) at every preference token, that the first clip is better.
-        counts: progress tokens of each sequence.
-    """
-
-    progress: Tensor
-    success: Tensor
-    preference: Tensor
-    counts: tuple[int, ...]
 
 
 class RobometerNetwork(nn.Module):
@@ -176,15 +141,3 @@ def _head(hidden: int, outputs: int) -> nn.Sequential:
         nn.Dropout(DROPOUT),
         nn.Linear(hidden // 2, outputs),
     )
-
-
-def to_dtype(network: nn.Module, dtype: torch.dtype) -> None:
-    """Bring the parameters to a dtype, in place; rotary frequencies stay float32, rounded they would blur positions."""
-    for parameter in network.parameters():
-        parameter.data = parameter.data.to(dtype)
-
-
-def decode_progress(logits: Tensor) -> Tensor:
-    """Return the expected progress, float32 (...,), of bin logits (..., bins): sum of softmax_k x k / (bins - 1)."""
-    bins = torch.linspace(0.0, 1.0, logits.shape[-1], device=logits.device)
-    return logits.float().softmax(-1) @ bins

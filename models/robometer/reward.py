@@ -12,8 +12,8 @@ from models.rewards.contract import FrameValues, RewardSpec
 from models.robometer.adapter import open_checkpoint, require_any
 from models.robometer.alike import trees
 from models.robometer.images import fitted, patchify
-from models.robometer.network import VisionFeatures, decode_progress, to_dtype
 from models.robometer.quantize import quantize
+from models.robometer.readout import VisionFeatures, decode_progress, to_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from models.rewards.contract import FrameFeatures, Pair, Query
     from models.robometer.checkpoint import RobometerCheckpoint
-    from models.robometer.network import Readout
+    from models.robometer.readout import Readout
     from models.robometer.sequence import Grid
 
 _LOGIT_LIMIT = 50.0

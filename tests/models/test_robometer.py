@@ -18,8 +18,9 @@ from models.rewards.contract import Pair, Query
 from models.rewards.frames import FramePolicy, merged, windows
 from models.robometer.checkpoint import RobometerSettings, load_checkpoint, save_checkpoint
 from models.robometer.images import letterbox, patchify, snapped
-from models.robometer.network import RobometerNetwork, decode_progress
+from models.robometer.network import RobometerNetwork
 from models.robometer.prompt import ASKING_TOKENS, EMBEDDED_PROMPT, PromptTemplate, neutral
+from models.robometer.readout import decode_progress
 from models.robometer.reward import RobometerReward
 from models.robometer.sequence import Sequencer, rotary_positions
 from tests.models.reward_contract import RewardContract
