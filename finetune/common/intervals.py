@@ -1,4 +1,4 @@
-"""Intervals for success rates and for means over seeds."""
+"""Intervals for success rates and for means over seeds, and how evenly counts are spread."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def wilson(successes: int, episodes: int) -> tuple[float, float]:
     middle = (share + squared / (2 * episodes)) / (1 + squared / episodes)
     half = _Z * math.sqrt(share * (1 - share) / episodes + squared / (4 * episodes**2)) / (1 + squared / episodes)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def entropy(counts: Sequence[int]) -> float:
+    """Return the entropy, bits, of the shares that counts make; 0 where there are none."""
+    shares = np.array([count for count in counts if count]) / max(1, sum(counts))
+    return float((shares * np.log2(1 / shares)).sum())
 
 
 def bootstrap(values: Sequence[float], *, draws: int = 10_000, seed: int = 0) -> tuple[float, float]:

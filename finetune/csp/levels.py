@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.common.intervals import wilson
+from finetune.common.intervals import entropy, wilson
 from finetune.common.macro import MacroEnv
 from finetune.tmrl.base import LocalPolicy
 from models.policies.steered.choice import Steering
@@ -66,7 +66,6 @@ def by_level(
             if report is not None:
                 report(number * episodes + episode + 1)
         told = [count for mode, count in ends.items() if mode is not None]
-        shares = np.array(told) / max(1, sum(told))
         low, high = wilson(solved, episodes)
         results.append(
             LevelResult(
@@ -76,7 +75,7 @@ def by_level(
                 low=low,
                 high=high,
                 modes=len(told) if told else None,
-                entropy=float(-(shares * np.log2(shares)).sum()) if told else None,
+                entropy=entropy(told) if told else None,
             )
         )
     return results

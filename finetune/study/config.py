@@ -34,7 +34,8 @@ class Study(BaseModel):
     Attributes:
         title: of the plot. `out`: folder of the runs.
         tasks: names to tasks as `finetune.common.environments.registry` reads them.
-        metric: of the runs' metrics, from 0 to 1 a success rate; `over`: the axis, `env_steps` or `step`.
+        metric: of the runs' metrics, from 0 to 1 a success rate; `also`: others, each with its own table and plot.
+        over: the axis, `env_steps` or `step`.
         reached: level whose first crossing is told in the table.
         last: share of each curve, from its end, whose mean is the result.
     """
@@ -47,6 +48,7 @@ class Study(BaseModel):
     tasks: Annotated[dict[Name, str], Field(min_length=1)]
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
     metric: str = "success"
+    also: list[Name] = []
     over: str = "env_steps"
     reached: float = 0.9
     last: Annotated[float, Field(gt=0, le=1)] = 0.25

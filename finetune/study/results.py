@@ -124,18 +124,25 @@ def as_markdown(study: Study, rows: list[Row]) -> str:
 def write(study: Study, out: Path) -> str:
     """Write `table.md`, `curves.json` and `curves.png` to a folder, and return the table.
 
+    Those of further metrics have the metric in their names, as `table-ways.md`; their tables are returned after it.
+
     Raises:
         ValueError: no run of the study is done.
     """
+    others = [(study.model_copy(update={"metric": metric}), f"-{metric}") for metric in study.also]
+    return "\n".join(_write(one, out, suffix) for one, suffix in [(study, ""), *others])
+
+
+def _write(study: Study, out: Path, suffix: str) -> str:
     curves = read_curves(study)
     if not curves:
         raise ValueError("study: none of its runs is done")
     out.mkdir(parents=True, exist_ok=True)
     text = as_markdown(study, table(study, curves))
-    (out / "table.md").write_text(text, "utf-8")
+    (out / f"table{suffix}.md").write_text(text, "utf-8")
     lines = ",\n".join(json.dumps(asdict(curve)) for curve in curves)
-    (out / "curves.json").write_text(f"[\n{lines}\n]\n", "utf-8")
-    plot(study, curves, out / "curves.png")
+    (out / f"curves{suffix}.json").write_text(f"[\n{lines}\n]\n", "utf-8")
+    plot(study, curves, out / f"curves{suffix}.png")
     return text
 
 

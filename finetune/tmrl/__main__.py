@@ -48,6 +48,9 @@ def train(
     whole_chunk: Annotated[bool, typer.Option("--whole-chunk", help="A noise for every row of the chunk.")] = False,
     half_solved: Annotated[bool, typer.Option("--half-solved", help="Half of a batch from successes.")] = False,
     discount: Annotated[float, typer.Option(help="Once a decision.")] = 0.995,
+    playing: Annotated[
+        Literal["likeliest", "drawn"], typer.Option(help="Choices by which the agent is judged, and which it serves.")
+    ] = "likeliest",
     reward: options.RewardOption = "env",
     server: options.ServerOption = "127.0.0.1:8000",
     form: options.FormOption = "delta",
@@ -100,6 +103,7 @@ def train(
         updates=updates,
         batch=batch,
         half_solved=half_solved,
+        playing=playing,
     )
     paid = options.reward_config(
         reward=reward,

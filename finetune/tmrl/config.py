@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.policies.steered.choice import Playing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,8 @@ class TmrlConfig:
         actor_every: critic updates to one of the actor; 20 on the real robots.
         batch: decisions of an update, half of them from episodes that succeeded where `half_solved`.
         capacity: decisions that are kept.
+        playing: what the agent is judged by, and what its policy plays once it is served: the actor's likeliest choice,
+            or one drawn as when it explores.
     """
 
     agent: AgentConfig
@@ -76,6 +81,7 @@ class TmrlConfig:
     batch: int = 256
     capacity: int = 100_000
     half_solved: bool = False
+    playing: Playing = "likeliest"
 
     def __post_init__(self) -> None:
         if min(self.updates, self.actor_every, self.batch, self.capacity) < 1 or self.warmup < 0:

@@ -112,10 +112,10 @@ class SteeringLearner:
         return self.agent.optimizers
 
     def act(self, states: NDArray[np.float32], generator: torch.Generator, mode: Mode) -> Chosen:
-        """Return chunks and note the choices behind them: explored, at first uniformly, or the agent's likeliest."""
+        """Return chunks and note the choices behind them: explored, at first uniformly, or as the agent is judged."""
         random = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
         if mode == "draw":
-            choices = self.agent.choose(self.policy.look(states), None)
+            choices = self.agent.choose(self.policy.look(states), random if self.config.playing == "drawn" else None)
         elif self.decisions < self.config.warmup:
             choices = random.uniform(-1.0, 1.0, (len(states), self.space.size)).astype(np.float32)
         else:

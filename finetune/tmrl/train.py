@@ -58,7 +58,10 @@ class TmrlJob(LearningJob):
         states = policy.look(np.zeros((1, *(made().observation_space.shape or ())), np.float32)).shape[1]
         learner = SteeringLearner(method, policy, states=states, seed=config.seed, agent=agent, device=device)
         facts = {"task": task, "policy": policy.content_hash, "agent": type(learner.agent).__name__}
-        super().__init__(config, learner, made, identity={**facts, "tmrl": asdict(method)})
+        settings = asdict(method)
+        if method.playing == "likeliest":
+            del settings["playing"]  # runs that are older than the choice go on
+        super().__init__(config, learner, made, identity={**facts, "tmrl": settings})
 
     def export(self, folder: Path, *, name: str, revision: str) -> None:
         """Write what was learned as a policy that can be served: the frozen policy and the actor that steers it.
@@ -83,5 +86,6 @@ class TmrlJob(LearningJob):
             states=agent.states,
             hidden=agent.config.hidden,
             integration_steps=policy.steps,
+            playing=learner.config.playing,
         )
         save_steered(folder, config, agent.actor, base=policy.folder, card=card)

@@ -75,6 +75,13 @@ def test_the_table_is_of_the_last_part_and_says_where_the_level_was_reached(stud
     assert (row.low, row.high) == (0.6, 1.0)
     assert (row.reached, row.seeds_reached) == (None, 1)
     assert "| 0.80 | 0.60 to 1.00 | 1.00, 0.60 | 1 of 2 seeds | 1.0 |" in as_markdown(study, [row])
+    text = write(study.model_copy(update={"also": ["env_steps"]}), study.out / "found")
+    assert [line for line in text.splitlines() if line.startswith("| goals")] == [
+        "| goals | tmrl | 0.80 | 0.60 to 1.00 | 1.00, 0.60 | 1 of 2 seeds | 1.0 |",
+        "| goals | tmrl | 30.00 | 30.00 to 30.00 | 30.00, 30.00 | 10 | 1.0 |",
+    ]
+    assert (study.out / "found" / "table-env_steps.md").read_text() in text
+    assert (study.out / "found" / "curves-env_steps.png").is_file()
 
 
 @pytest.mark.parametrize(

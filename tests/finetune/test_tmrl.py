@@ -22,6 +22,9 @@ from finetune.tmrl.base import LocalPolicy, ServedPolicy
 from finetune.tmrl.config import AgentConfig, TmrlConfig
 from finetune.tmrl.train import TmrlJob
 from models.folders import checkpoint_folder
+from models.policies.contract import ActItem, Observation
+from models.policies.contract import ActOptions as Options
+from models.policies.steered import SteeredPolicy
 from models.policies.steered.checkpoint import load_steered
 from models.policies.steered.choice import ChoiceSpace
 from tests.serving.policy_running import RunningPolicy
@@ -30,8 +33,9 @@ from tests.weights import parameters_hash
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from finetune.tmrl.base import SteeredPolicy
+    from finetune.tmrl.base import SteeredPolicy as Frozen
     from finetune.tmrl.learner import MakeAgent
+    from models.policies.steered.choice import Playing
 
 TASK = "eight-goals:named=0,shift=4"
 SMALL = AgentConfig(hidden=32, layers=2, critics=3, temperature=0.05, learning_rate=1e-3)
@@ -44,10 +48,15 @@ def policy() -> LocalPolicy:
 
 
 def job(
-    out: Path, agent: AgentConfig = SMALL, *, base: SteeredPolicy | None = None, make: MakeAgent = TmrlAgent
+    out: Path,
+    agent: AgentConfig = SMALL,
+    *,
+    base: Frozen | None = None,
+    make: MakeAgent = TmrlAgent,
+    playing: Playing = "likeliest",
 ) -> TmrlJob:
     config = JobConfig(out=out, steps=480, evaluate_every=160, episodes=3)
-    method = TmrlConfig(agent=agent, warmup=15, updates=1, batch=16)
+    method = TmrlConfig(agent=agent, warmup=15, updates=1, batch=16, playing=playing)
     return TmrlJob(config, method, base or policy(), task=TASK, agent=make)
 
 
@@ -230,6 +239,27 @@ def test_what_was_learned_is_served_and_tells_its_level(tmp_path: Path) -> None:
     shutil.copytree(other, tmp_path / "policy" / "base", dirs_exist_ok=True)
     with pytest.raises(ValueError, match="its actor steers"):
         load_steered(tmp_path / "policy")
+
+
+def test_a_choice_may_be_drawn_where_it_is_judged_and_served(tmp_path: Path) -> None:
+    likeliest, drawn = job(tmp_path / "likeliest"), job(tmp_path / "drawn", playing="drawn")
+    ours, theirs = played(likeliest), played(drawn)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours), "what is learned does not depend on it"
+    rows = [[row["t_std"] for row in metrics(tmp_path / name)] for name in ("likeliest", "drawn")]
+    assert all(one < other for one, other in zip(*rows, strict=True))
+    drawn.export(tmp_path / "policy", name="steered", revision="1")
+    served = SteeredPolicy.Config(checkpoint=str(tmp_path / "policy"))
+    state = make_env(TASK).reset(seed=5)[0]
+    observation = Observation(images={}, state=state, instruction="")
+    one, other, again = SteeredPolicy(served).act(
+        [ActItem(observation=observation, options=Options(seed=seed)) for seed in (3, 4, 3)]
+    )
+    random = np.random.default_rng(3)
+    choice = drawn.learner.agent.choose(drawn.learner.policy.look(state[None]), random)
+    wanted = drawn.learner.policy.act(state[None], drawn.learner.space.spread(choice, random))[0]
+    np.testing.assert_allclose(one.actions, wanted, atol=1e-5)
+    assert np.array_equal(one.actions, again.actions)
+    assert one.context_level != other.context_level
 
 
 def test_a_served_policy_gives_the_trajectories_of_a_local_one(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from models.folders import files_hash
 from models.policies.steered.actor import ChoiceActor
 from models.policies.steered.base import open_flow
-from models.policies.steered.choice import ChoiceSpace  # noqa: TC001  pydantic reads it at run time
+from models.policies.steered.choice import ChoiceSpace, Playing  # noqa: TC001  pydantic reads them at run time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +38,7 @@ class SteeredConfig:
         space: what the actor chooses.
         states, hidden: numbers of what the actor is shown (`SteerableFlow.look`), and its width.
         integration_steps: Euler steps that the actor was trained with.
+        playing: of the actor's choices, the likeliest, or one drawn by the request's seed.
     """
 
     id: str
@@ -47,6 +48,7 @@ class SteeredConfig:
     states: int
     hidden: int
     integration_steps: int
+    playing: Playing = "likeliest"
     format: Literal["roboserve-steered-1"] = FORMAT
 
 

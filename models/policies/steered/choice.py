@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Numbers = TypeVar("Numbers", NDArray[Any], Tensor)
+
+Playing = Literal["likeliest", "drawn"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class SteeredPolicy:
-    """A steered policy, on states or a VLA, from a checkpoint folder; it plays the actor's likeliest choices.
+    """A steered policy, on states or a VLA, from a checkpoint folder; it plays the actor's choices as that says.
 
-    A request's seed draws the context noise that the actor does not choose, if there is any.
+    A request's seed draws them, unless the likeliest are played, and the context noise that the actor does not choose.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class SteeredPolicy:
             FileNotFoundError, ValueError: see `load_steered`.
         """
         loaded, self._actor, self._flow, content_hash = load_steered(checkpoint_folder(config.checkpoint))
-        self._space = loaded.space
+        self._space, self._draws = loaded.space, loaded.playing == "drawn"
         self._spec = replace(
             self._flow.spec(control_hz=config.control_hz),
             id=loaded.id,
@@ -74,12 +74,14 @@ class SteeredPolicy:
         for item in items:
             self._check(item)
         states = np.stack([self._flow.know(item.observation) for item in items])
-        choices = self._actor(torch.from_numpy(self._flow.look(states)), None)[0].numpy()
         seeds = [secrets.randbits(63) if item.options.seed is None else item.options.seed for item in items]
-        steered = [
-            self._space.spread(choices[index : index + 1], np.random.default_rng(seed))
-            for index, seed in enumerate(seeds)
-        ]
+        sources = [np.random.default_rng(seed) for seed in seeds]
+        drawn = None
+        if self._draws:
+            size = (1, self._space.size)
+            drawn = torch.from_numpy(np.concatenate([source.standard_normal(size, np.float32) for source in sources]))
+        choices = self._actor(torch.from_numpy(self._flow.look(states)), drawn)[0].numpy()
+        steered = [self._space.spread(choices[index : index + 1], source) for index, source in enumerate(sources)]
         model = self._flow.steer(
             states,
             noise=np.concatenate([one.noise for one in steered]),
