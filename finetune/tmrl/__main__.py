@@ -45,6 +45,9 @@ def train(
     level_bound: Annotated[float, typer.Option(help="Largest context level; 0, with context bound 0, is DSRL.")] = 1.0,
     level_least: Annotated[float, typer.Option(help="Smallest; as large as the bound, the level is fixed.")] = 0.0,
     context_bound: Annotated[float, typer.Option(help="Largest context noise; 0 draws it instead.")] = 1.0,
+    context_rank: Annotated[
+        int, typer.Option(help="Numbers from which all context noise is made; 0 chooses each.", min=0)
+    ] = 0,
     whole_chunk: Annotated[bool, typer.Option("--whole-chunk", help="A noise for every row of the chunk.")] = False,
     half_solved: Annotated[bool, typer.Option("--half-solved", help="Half of a batch from successes.")] = False,
     discount: Annotated[float, typer.Option(help="Once a decision.")] = 0.995,
@@ -92,6 +95,7 @@ def train(
             level_bound=level_bound,
             level_least=level_least,
             context_bound=context_bound,
+            context_rank=context_rank,
             whole_chunk=whole_chunk,
             hidden=hidden,
             learning_rate=learning_rate,

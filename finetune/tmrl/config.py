@@ -18,7 +18,8 @@ class AgentConfig:
         level_bound: largest context level (t), 0 to 1. 0 keeps the context as it is: with `context_bound` 0 that is
             DSRL (arXiv 2506.15799). `level_least`: the smallest; as large as the bound, the level is fixed.
         context_bound: largest context noise (eps), each number of it; 0 leaves it out of the choice, and a draw from
-            the standard normal takes its place.
+            the standard normal takes its place. `context_rank`: 0 chooses each number; k chooses k of them, from which
+            a fixed random matrix makes all, for contexts of hundreds (`models.policies.steered.choice.context_basis`).
         whole_chunk: choose a noise for every row of the chunk; otherwise one is repeated over it.
         critics, hidden, layers: of the ensemble of critics; the smallest counts. `hidden` is also the actor's.
         learning_rate, target_rate: of all optimisers, and of the target critics' average.
@@ -33,6 +34,7 @@ class AgentConfig:
     level_bound: float = 1.0
     level_least: float = 0.0
     context_bound: float = 1.0
+    context_rank: int = 0
     whole_chunk: bool = False
     critics: int = 5
     hidden: int = 256
@@ -55,7 +57,7 @@ class AgentConfig:
     @property
     def bounds(self) -> dict[str, Any]:
         """What `ChoiceSpace.of` is told of them."""
-        names = ("noise_bound", "level_bound", "context_bound", "level_least", "whole_chunk")
+        names = ("noise_bound", "level_bound", "context_bound", "level_least", "context_rank", "whole_chunk")
         return {name: getattr(self, name) for name in names}
 
 

@@ -26,7 +26,7 @@ from models.policies.contract import ActItem, Observation
 from models.policies.contract import ActOptions as Options
 from models.policies.steered import SteeredPolicy
 from models.policies.steered.checkpoint import load_steered
-from models.policies.steered.choice import ChoiceSpace
+from models.policies.steered.choice import ChoiceSpace, context_basis
 from tests.serving.policy_running import RunningPolicy
 from tests.weights import parameters_hash
 
@@ -239,6 +239,24 @@ def test_what_was_learned_is_served_and_tells_its_level(tmp_path: Path) -> None:
     shutil.copytree(other, tmp_path / "policy" / "base", dirs_exist_ok=True)
     with pytest.raises(ValueError, match="its actor steers"):
         load_steered(tmp_path / "policy")
+
+
+def test_a_few_numbers_make_noise_for_a_large_context() -> None:
+    basis = context_basis(4, 1000)
+    assert np.array_equal(basis, context_basis(4, 1000))
+    assert np.allclose(np.abs(basis), np.sqrt(3 / 4))
+    assert np.abs(basis @ basis.T / 1000 * 4 / 3 - np.eye(4)).max() < 0.15
+    agent = replace(SMALL, context_rank=3)
+    chosen = space(agent)
+    assert chosen.parts == (2, 1, 3)
+    random = np.random.default_rng(0)
+    choices = random.uniform(-1, 1, (4000, chosen.size)).astype(np.float32)
+    noise = chosen.spread(choices, random).context_noise
+    assert noise.shape == (4000, 8)
+    assert np.allclose(noise.std(axis=0), 1.0, atol=0.05)
+    np.testing.assert_allclose(noise[:1], choices[:1, 3:] @ context_basis(3, 8), rtol=1e-6)
+    with pytest.raises(ValueError, match="context_rank: 9, must be from 0 to the context's size, 8"):
+        space(replace(SMALL, context_rank=9))
 
 
 def test_a_choice_may_be_drawn_where_it_is_judged_and_served(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -26,6 +28,7 @@ class ChoiceSpace:
     Attributes:
         noise, level, context: numbers of each part in the vector.
         rows, columns: of a chunk (H, A). `context_size`: numbers of context noise that the policy takes.
+        context_rank: 0 chooses each of these; k chooses k numbers, from which `context_basis` makes all.
     """
 
     noise: int
@@ -38,6 +41,7 @@ class ChoiceSpace:
     level_bound: float
     context_bound: float
     level_least: float = 0.0
+    context_rank: int = 0
 
     @classmethod
     def of(
@@ -50,6 +54,7 @@ class ChoiceSpace:
         level_bound: float,
         context_bound: float,
         level_least: float = 0.0,
+        context_rank: int = 0,
         whole_chunk: bool = False,
     ) -> ChoiceSpace:
         """Return the space for a policy with chunks (rows, columns) and so much context.
@@ -58,8 +63,11 @@ class ChoiceSpace:
             whole_chunk: choose a noise for every row; otherwise one is repeated over them.
 
         Raises:
-            ValueError: a context is to be modulated, and the policy has none; or the least level is above the bound.
+            ValueError: a context is to be modulated, and the policy has none; the least level is above the bound; or
+                the context's rank is above its size.
         """
+        if not 0 <= context_rank <= context_size:
+            raise ValueError(f"context_rank: {context_rank}, must be from 0 to the context's size, {context_size}")
         if not 0 <= level_least <= level_bound:
             raise ValueError(f"level_least: {level_least}, must be from 0 to level_bound, {level_bound}")
         if context_size == 0 and (level_bound or context_bound):
@@ -67,7 +75,7 @@ class ChoiceSpace:
         return cls(
             noise=rows * columns if whole_chunk else columns,
             level=1 if level_bound else 0,
-            context=context_size if context_bound and level_bound else 0,
+            context=(context_rank or context_size) if context_bound and level_bound else 0,
             rows=rows,
             columns=columns,
             context_size=context_size,
@@ -75,6 +83,7 @@ class ChoiceSpace:
             level_bound=level_bound,
             context_bound=context_bound,
             level_least=level_least,
+            context_rank=context_rank,
         )
 
     @property
@@ -105,6 +114,8 @@ class ChoiceSpace:
         level = np.asarray(self.level_of(raw), np.float32)
         if self.context:
             context = choices[:, self.noise + self.level :] * self.context_bound
+            if self.context_rank:
+                context = context @ context_basis(self.context_rank, self.context_size)
         else:
             context = random.standard_normal((number, self.context_size), np.float32)
         return Steering(
@@ -112,6 +123,17 @@ class ChoiceSpace:
             level=np.clip(level, 0.0, 1.0),
             context_noise=np.asarray(context, np.float32),
         )
+
+
+def context_basis(rank: int, size: int) -> NDArray[np.float32]:
+    """Return the matrix (rank, size) by which a few numbers make context noise, always the same.
+
+    Its signs are random and its scale sqrt(3 / rank): numbers that are uniform in [-1, 1] make noise of unit variance,
+    as the policy was trained on.
+    """
+    drawn = hashlib.shake_256(f"{rank} x {size}".encode()).digest(-(-rank * size // 8))
+    signs = np.unpackbits(np.frombuffer(drawn, np.uint8))[: rank * size].reshape(rank, size)
+    return (2.0 * signs.astype(np.float32) - 1.0) * np.float32(math.sqrt(3 / rank))
 
 
 @dataclass(frozen=True, kw_only=True)
