@@ -89,14 +89,20 @@ def _changed(name: str, config: Path | None, change: Callable[[RevisionStore], s
 
 
 def _live(policy: ServedPolicy, url: str, key: str | None) -> dict[str, Any] | None:
-    """Return what the policy's server says of its revisions; None where none answers, or not to this key."""
+    """Return what the policy's server says of its revisions.
+
+    None where none answers, or not to this key, or where something else does: the port may be another platform's.
+    """
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         reply = httpx.get(f"{url.rstrip('/')}{policy.route.rstrip('/')}/revisions", headers=headers, timeout=5.0)
     except httpx.HTTPError:
         return None
-    found: dict[str, Any] | None = reply.json() if reply.is_success else None
-    return found
+    try:
+        found: Any = reply.json() if reply.is_success else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and found.get("model") == policy.args.name else None
 
 
 def _policy(policy: ServedPolicy, live: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from roboserve.cli import app
 from roboserve.jobs import command_of
 from serving.config import PolicyArgs
 from serving.policy_server import PolicyServer
+from serving.ports import free_port
 from tests.serving.policy_running import RunningPolicy
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,7 +38,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     args = {"name": "goals", "policy": policy, "revisions": {"folder": str(tmp_path / "store"), "poll_s": 0.02}}
     application = {"name": "policy-goals", "route_prefix": "/", "import_path": "serving.policy:build", "args": args}
     path = tmp_path / "platform.yaml"
-    http = {"host": "127.0.0.1"}
+    http = {"host": "127.0.0.1", "port": free_port()}
     path.write_text(yaml.safe_dump({"http_options": http, "applications": [application]}), "utf-8")
     return path
 
@@ -46,9 +49,9 @@ def roboserve(*words: object) -> tuple[int, str]:
 
 
 def listed(config: Path, *more: str) -> dict[str, Any]:
-    code, said = roboserve("policies", "-c", config, "--json", *more)
-    assert code == 0
-    (policy,) = json.loads(said)
+    done = CliRunner().invoke(app, ["policies", "-c", str(config), "--json", *more], catch_exceptions=False)
+    assert done.exit_code == 0
+    (policy,) = json.loads(done.stdout)  # servers of this process log to what the runner takes for stderr
     return policy
 
 
@@ -67,6 +70,28 @@ def test_a_checkpoint_by_hand_and_back_again(config: Path) -> None:
     assert (listed(config)["current"], listed(config)["share_of_newest"]) == ("base", 0.25)
     table = roboserve("policies", "-c", config)[1]
     assert "25% of new sessions" in table
+
+
+def test_what_another_policys_server_says_is_not_taken_for_this_ones(config: Path) -> None:
+    assert roboserve("policies", "-c", config, "publish", "goals", ZOO)[0] == 0
+    alone = listed(config)
+    settings = {"checkpoint": "zoo:eight-goals"}
+    with RunningPolicy.serving("models.policies.state_flow:StateFlowPolicy", settings) as other:
+        assert listed(config, "--server", f"http://127.0.0.1:{other.port}") == alone
+    assert not alone["running"]
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>not ours</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as stranger:
+        threading.Thread(target=stranger.handle_request, daemon=True).start()
+        assert listed(config, "--server", f"http://127.0.0.1:{stranger.server_port}") == alone
 
 
 def test_what_cannot_be_done_is_said(config: Path, tmp_path: Path) -> None:
