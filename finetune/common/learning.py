@@ -19,7 +19,7 @@ from finetune.common.judging import evaluate, noise
 from finetune.common.macro import HandedOver, MacroEnv, PaidMacros
 from finetune.common.rewards import RewardConfig
 from finetune.common.run import Run, pack, unpack
-from finetune.common.workers import played
+from finetune.common.worker_envs import played
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

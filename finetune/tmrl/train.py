@@ -58,7 +58,7 @@ class TmrlJob(LearningJob):
         states = policy.look(np.zeros((1, *(made().observation_space.shape or ())), np.float32)).shape[1]
         learner = SteeringLearner(method, policy, states=states, seed=config.seed, agent=agent, device=device)
         facts = {"task": task, "policy": policy.content_hash, "agent": type(learner.agent).__name__}
-        super().__init__(config, learner, made, identity={**facts, "tmrl": _settings(method)})
+        super().__init__(config, learner, made, identity={**facts, "tmrl": asdict(method)})
 
     def export(self, folder: Path, *, name: str, revision: str) -> None:
         """Write what was learned as a policy that can be served: the frozen policy and the actor that steers it.
@@ -86,13 +86,3 @@ class TmrlJob(LearningJob):
             playing=learner.config.playing,
         )
         save_steered(folder, config, agent.actor, base=policy.folder, card=card)
-
-
-def _settings(method: TmrlConfig) -> dict[str, Any]:
-    """Return what makes the method what it is; what is younger than some runs counts where it changes anything."""
-    settings = asdict(method)
-    if method.playing == "likeliest":
-        del settings["playing"]
-    if not method.agent.context_rank:
-        del settings["agent"]["context_rank"]
-    return settings

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
+import yaml
+from typer.main import get_command
 
 from finetune.study.config import Study, read_study
 from finetune.study.results import as_markdown, read_curves, table, write
 from finetune.study.run import DONE, RunError, run_study
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+STUDIES = [
+    path
+    for path in sorted((Path(__file__).parent.parent.parent / "finetune").glob("*/results/*.yaml"))
+    if "methods" in yaml.safe_load(path.read_text("utf-8"))
+]
 FILE = """
 title: Two seeds
 out: {out}
@@ -97,3 +102,13 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, change: str, message: s
     file.write_text(FILE.format(out=tmp_path).replace(change, message), "utf-8")
     with pytest.raises(ValueError, match=r"study\.yaml: (methods\.tmrl\.module|seeds|title)"):
         read_study(file)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.parent.name}-{path.stem}")
+def test_a_study_that_ships_asks_its_methods_for_what_they_take(path: Path) -> None:
+    for method in read_study(path).methods.values():
+        train = get_command(importlib.import_module(f"{method.module}.__main__").app).commands["train"]
+        known = {option.removeprefix("--") for parameter in train.params for option in parameter.opts}
+        assert set(method.options) <= known, method.title
+    told = "".join(line for line in path.read_text("utf-8").splitlines() if line.startswith("#"))
+    assert f"python -m finetune.study run {path.relative_to(path.parents[3])}" in told

@@ -18,7 +18,8 @@ from finetune.common.environments.seeing import maker
 from finetune.common.learning import JobConfig
 from finetune.common.macro import MacroEnv
 from finetune.common.run import metrics
-from finetune.common.workers import Worker, WorkerEnv, played
+from finetune.common.worker_envs import WorkerEnv, played
+from finetune.common.workers import Worker
 from finetune.ogpo.train import OgpoJob
 from finetune.tmrl.base import LocalPolicy
 from models.folders import checkpoint_folder
