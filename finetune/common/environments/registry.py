@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     Env = gymnasium.Env[Any, Any]
 
-NAMES = ("eight-goals", "slot", "metaworld", "metaworld-goals", "ogbench-cube", "robot")
+NAMES = ("eight-goals", "eight-objects", "slot", "metaworld", "metaworld-goals", "ogbench-cube", "robot")
 
 
 def make_env(task: str) -> Env:
@@ -22,7 +22,11 @@ def make_env(task: str) -> Env:
     """
     name, _, text = task.partition(":")
     makers: dict[str, Callable[..., Env]] = dict(
-        zip(NAMES, (_eight_goals, _slot, _metaworld, _metaworld_goals, _ogbench_cube, _robot), strict=True)
+        zip(
+            NAMES,
+            (_eight_goals, _eight_objects, _slot, _metaworld, _metaworld_goals, _ogbench_cube, _robot),
+            strict=True,
+        )
     )
     if name not in makers:
         raise ValueError(f"task: {name!r}, must be one of {', '.join(NAMES)}")
@@ -49,6 +53,12 @@ def _eight_goals(**options: Any) -> Env:
     from finetune.common.environments.eight_goals import EightGoalsEnv
 
     return EightGoalsEnv(**options)
+
+
+def _eight_objects(**options: Any) -> Env:
+    from finetune.common.environments.eight_objects import EightObjectsEnv
+
+    return EightObjectsEnv(**options)
 
 
 def _slot(**options: Any) -> Env:
