@@ -27,7 +27,7 @@ class Frames:
     """All frames of some datasets, in order.
 
     Attributes:
-        cameras: names of the cameras, in the order of `images`.
+        cameras: names of the cameras, in the order of `images`; none where images were not asked for.
         images: uint8 (n, cameras, S, S, 3), memory-mapped; `state`: float32 (n, state size); `action`: float32 (n,
             action size): the row that was recorded with the frame.
         instruction: int64 (n,), index into `instructions`.
@@ -53,7 +53,7 @@ class Frames:
 
 
 def load_frames(
-    folders: Sequence[Path], image_size: int, cache: Path, *, progress: Callable[[int, int], None] | None = None
+    folders: Sequence[Path], image_size: int | None, cache: Path, *, progress: Callable[[int, int], None] | None = None
 ) -> Frames:
     """Return the frames of LeRobot v3 datasets, from the cache where it holds exactly these.
 
@@ -61,7 +61,7 @@ def load_frames(
     each time, which takes far less than decoding them.
 
     Args:
-        image_size: side of the square images.
+        image_size: side of the square images; None leaves them out.
         cache: folder for the decoded arrays.
         progress: told (episodes decoded, episodes in all).
 
@@ -84,10 +84,14 @@ def load_frames(
         for name in _NAMES
     }
     instructions = tuple(json.loads((cache / "instructions.json").read_text("utf-8")))
-    return Frames(cameras=tuple(first.cameras), instructions=instructions, **arrays)
+    return Frames(cameras=_cameras(readers, image_size), instructions=instructions, **arrays)
 
 
-def _key(readers: Sequence[DatasetReader], image_size: int) -> dict[str, Any]:
+def _cameras(readers: Sequence[DatasetReader], image_size: int | None) -> tuple[str, ...]:
+    return () if image_size is None else tuple(readers[0].info.cameras)
+
+
+def _key(readers: Sequence[DatasetReader], image_size: int | None) -> dict[str, Any]:
     return {"image_size": image_size, "datasets": [_content(reader) for reader in readers]}
 
 
@@ -105,13 +109,13 @@ def _content(reader: DatasetReader) -> str:
 
 
 def _decode(
-    readers: Sequence[DatasetReader], image_size: int, cache: Path, progress: Callable[[int, int], None] | None
+    readers: Sequence[DatasetReader], image_size: int | None, cache: Path, progress: Callable[[int, int], None] | None
 ) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "key.json").unlink(missing_ok=True)
     (cache / "images.npy").unlink(missing_ok=True)  # whoever has it mapped keeps the old one
-    total, cameras = sum(reader.frames for reader in readers), tuple(readers[0].info.cameras)
-    shape = (total, len(cameras), image_size, image_size, 3)
+    total, cameras, side = sum(reader.frames for reader in readers), _cameras(readers, image_size), image_size or 1
+    shape = (total, len(cameras), side, side, 3)
     images = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
         cache / "images.npy", mode="w+", dtype=np.uint8, shape=shape
     )
@@ -123,7 +127,7 @@ def _decode(
         columns = reader.columns(episode)
         for index, camera in enumerate(cameras):
             for row, image in enumerate(reader.images(episode, camera)):
-                images[at + row, index] = resize_with_pad(image, image_size, image_size)
+                images[at + row, index] = resize_with_pad(image, side, side)
         rows["state"].append(columns["observation.state"])
         rows["action"].append(columns["action"])
         rows["instruction"].append(np.full(episode.length, known.setdefault(episode.tasks[0], len(known))))

@@ -68,7 +68,13 @@ class PretrainConfig:
 
 
 def smoothed_loss(
-    network: StateFlowNetwork, transitions: Transitions, states: Tensor, chunks: Tensor, generator: torch.Generator
+    network: StateFlowNetwork,
+    transitions: Transitions,
+    states: Tensor,
+    chunks: Tensor,
+    generator: torch.Generator,
+    *,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return the mean squared error of what the network says of noised chunks, a scalar.
 
@@ -76,13 +82,15 @@ def smoothed_loss(
 
     Args:
         states: (B, S), normalised; `chunks`: (B, H, A).
+        weights: (B,), of mean 1 over the data; None counts all alike.
     """
     lesson = transitions.lesson(chunks, generator=generator)
     size = network.config.context_size
     level = torch.rand(len(states), generator=generator).to(states) if size else None
     noise = torch.randn(len(states), size, generator=generator).to(states) if size else None
     said = network.velocity(network.encode(states, level=level, context_noise=noise), lesson.noisy, lesson.time)
-    return (said - lesson.target).square().mean()
+    errors = (said - lesson.target).square()
+    return errors.mean() if weights is None else (errors.mean(dim=(1, 2)) * weights).mean()
 
 
 def pretrain(

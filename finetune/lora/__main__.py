@@ -32,7 +32,7 @@ class RuleName(StrEnum):
 @app.command()
 def train(
     *,
-    base: Annotated[str, typer.Option(help="Checkpoint folder of a flow VLA, or zoo:NAME.")],
+    base: Annotated[str, typer.Option(help="Checkpoint folder of a VLA or a policy on states, or zoo:NAME.")],
     data: Annotated[list[Path], typer.Option(help="LeRobot v3 dataset; may be given again.")],
     out: Annotated[Path, typer.Option(help="Run folder; goes on where it was stopped.")],
     preset: Annotated[str, typer.Option(help="Settings to start from; see `presets`.")] = "embedded",

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from models.folders import checkpoint_folder
+from finetune.lora.bases import load_base
 from models.policies.adapters import Base, merge, read_adapter, seal
-from models.policies.flow_vla.checkpoint import CheckpointConfig, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from finetune.lora.bases import PolicyConfig
     from models.policies.adapters import AdapterFacts
 
 
-def base_of(config: CheckpointConfig, content_hash: str) -> Base:
+def base_of(config: PolicyConfig, content_hash: str) -> Base:
     """Return what an adapter says of its base."""
     return Base(id=config.id, revision=config.revision, content_hash=content_hash)
 
 
 def write_adapter(
-    peft: Any, folder: Path, *, config: CheckpointConfig, base: Base, revision: str, card: str
+    peft: Any, folder: Path, *, config: PolicyConfig, base: Base, revision: str, card: str
 ) -> AdapterFacts:
     """Write an adapter's folder; a kill leaves the old one, the new one, or one that is refused.
 
@@ -58,19 +57,12 @@ def merge_adapter(adapter: Path, base: str, out: Path) -> Path:
         base: folder, or "zoo:NAME".
 
     Raises:
-        FileNotFoundError, ValueError: see `read_adapter` and `merge`.
+        FileNotFoundError, ValueError: see `load_base`, `read_adapter` and `merge`.
     """
-    config, network, content_hash = load_checkpoint(checkpoint_folder(base))
-    read = read_adapter(adapter, base=base_of(config, content_hash))
-    merge(network, read)
-    facts = read.facts
-    merged = replace(
-        config,
-        id=facts.id,
-        revision=facts.revision,
-        state_normalizer=facts.state,
-        action_normalizer=facts.action,
-    )
-    card = f"# {facts.id}\n\n{config.id} revision {config.revision} with an adapter of rank {read.rank} merged in.\n"
-    save_checkpoint(out, merged, network, card=card)
+    loaded = load_base(base)
+    read = read_adapter(adapter, base=base_of(loaded.config, loaded.content_hash))
+    merge(loaded.network, read)
+    merged, of = loaded.renamed(read.facts), loaded.config
+    card = f"# {merged.id}\n\n{of.id} revision {of.revision} with an adapter of rank {read.rank} merged in.\n"
+    loaded.save(out, merged, card=card)
     return out

@@ -1,4 +1,4 @@
-"""Finetune a flow VLA on demonstrations that may count differently: an adapter, its heads alone, or all weights.
+"""Finetune a policy on demonstrations that may count differently: an adapter, its heads alone, or all weights.
 
 Every step draws its batch, augmentation, noise and dropout from (seed, step, process), so that a run that was killed
 and resumed gives the weights of one that was not.
@@ -9,38 +9,30 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
 
-from finetune.bc.frames import load_frames
-from finetune.bc.train import augment
 from finetune.common.run import Run, cosine_rate
 from finetune.lora.artefacts import base_of, write_adapter
+from finetune.lora.bases import load_base, named
 from finetune.lora.trainable import LoraSettings, Method, make_trainable
 from finetune.lora.weights import frame_weights
 from finetune.robometer.whole_state import gather, spread
-from models.folders import checkpoint_folder
-from models.policies.flow_vla.checkpoint import load_checkpoint, save_checkpoint
-from models.policies.flow_vla.flow import flow_loss
-from models.policies.normalizer import Normalizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from finetune.bc.frames import Frames
+    from finetune.lora.bases import Lessons, PolicyBase, PolicyConfig
     from finetune.lora.trainable import Trainable
     from finetune.lora.weights import WeightSettings
-    from models.policies.flow_vla.checkpoint import CheckpointConfig
-    from models.policies.flow_vla.network import FlowVLANetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +40,7 @@ class FinetuneConfig:
     """What is trained on what.
 
     Attributes:
-        base: checkpoint folder, or "zoo:NAME"; `data`: folders of LeRobot v3 datasets.
+        base: checkpoint folder of a VLA or a policy on states, or "zoo:NAME"; `data`: folders of LeRobot v3 datasets.
         out: run folder; `cache`: folder of decoded frames, `out`/frames by default.
         model_id, revision: of what comes out; no id stands for the base's with the run folder's name.
         method: "lora", "qlora" (a base in four bits), "heads" (these alone), or "full"; `lora`: of an adapter.
@@ -57,7 +49,9 @@ class FinetuneConfig:
             comes out.
         steps, batch: optimiser steps, and observations in each on each process; `flow_samples`: see `flow_loss`.
         learning_rate: peak of a cosine; `warmup`: share of all steps.
-        shift, brightness, state_noise: see `finetune.bc.train.TrainConfig`.
+        shift, brightness: of images, see `finetune.bc.train.TrainConfig`.
+        state_noise: on normalised states; None is what the base's kind is trained with, 0.02 for a VLA and none for a
+            policy on states.
     """
 
     base: str
@@ -78,7 +72,7 @@ class FinetuneConfig:
     weight_decay: float = 1e-3
     shift: int = 3
     brightness: float = 0.15
-    state_noise: float = 0.02
+    state_noise: float | None = None
     checkpoint_every: int = 200
     log_every: int = 20
     seed: int = 0
@@ -90,28 +84,6 @@ class FinetuneConfig:
         for name in ("steps", "batch", "flow_samples", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, at least 1")
-
-
-class _Lesson(nn.Module):
-    """The network with its loss, as accelerate wants it: one module that is called."""
-
-    def __init__(self, network: FlowVLANetwork, config: FinetuneConfig) -> None:
-        super().__init__()
-        self.network, self._samples = network, config.flow_samples
-
-    def forward(
-        self, images: Tensor, state: Tensor, words: Tensor, chunk: Tensor, weights: Tensor, noise: torch.Generator
-    ) -> Tensor:
-        context: dict[str, Tensor] = {}
-        size = self.network.context_size
-        if size:  # levels uniform and independent of the noise time (arXiv 2605.12236), as the base was trained
-            context = {
-                "level": torch.rand(len(state), generator=noise).to(state),
-                "context_noise": torch.randn(len(state), size, generator=noise).to(state),
-            }
-        prefix = self.network.encode(images, state, words, **context)
-        mask = weights[:, None].expand(chunk.shape[:2])
-        return flow_loss(self.network, prefix, chunk, mask, samples=self._samples, generator=noise)
 
 
 def finetune(config: FinetuneConfig, *, report: Callable[[int, float], None] | None = None) -> Path:
@@ -129,34 +101,31 @@ def finetune(config: FinetuneConfig, *, report: Callable[[int, float], None] | N
     """
     torch.set_num_threads(config.threads)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    loaded, network, content_hash = load_checkpoint(checkpoint_folder(config.base))
-    if loaded.path:
-        raise ValueError(f"base: {loaded.id} follows drawn paths, and these demonstrations have none")
+    base = load_base(config.base)
     cache = config.cache or config.out / "frames"
     with accelerator.local_main_process_first():
-        frames = load_frames(config.data, loaded.network.image_size, cache)
-    target = _target(config, loaded, frames)
+        frames = base.frames(config.data, cache)
+    target = _target(config, base, frames)
     torch.manual_seed(config.seed)
-    trainable = make_trainable(network, config.method, config.lora)
-    identity = _identity(config) | {"base": content_hash, "data": json.loads((cache / "key.json").read_text("utf-8"))}
-    loop = _Loop(config=config, accelerator=accelerator, frames=frames, target=target)
-    run = loop.run(_Lesson(network, config), identity, report)
+    trainable = make_trainable(base.network, config.method, config.lora)
+    identity = _identity(config) | {
+        "base": base.content_hash,
+        "data": json.loads((cache / "key.json").read_text("utf-8")),
+    }
+    lessons = base.lessons(config, target, frames)
+    length = target.network.chunk_length
+    loop = _Loop(config=config, accelerator=accelerator, frames=frames, lessons=lessons, chunk_length=length)
+    run = loop.run(identity, report)
     if accelerator.is_main_process:
-        _write(config, trainable, target, content_hash, run)
+        _write(config, trainable, target, base, run)
     accelerator.wait_for_everyone()
     return config.out / ("checkpoint" if trainable.peft is None else "adapter")
 
 
-def _target(config: FinetuneConfig, base: CheckpointConfig, frames: Frames) -> CheckpointConfig:
-    """Return the configuration of what comes out, after checking that the data are the base's kind."""
-    wanted = (tuple(camera.name for camera in base.cameras), base.state.size, base.action.size)
-    given = (frames.cameras, frames.state.shape[1], frames.action.shape[1])
-    if wanted != given:
-        raise ValueError(f"data: cameras, state and action are {given}, {base.id} needs {wanted}")
-    named = replace(base, id=config.model_id or f"{base.id}-{config.out.name}", revision=config.revision)
-    if config.statistics == "base":
-        return named
-    return replace(named, state_normalizer=Normalizer.of(frames.state), action_normalizer=Normalizer.of(frames.action))
+def _target(config: FinetuneConfig, base: PolicyBase, frames: Frames) -> PolicyConfig:
+    """Return the configuration of what comes out."""
+    scaled = base.config if config.statistics == "base" else base.spread_as(frames)
+    return named(scaled, name=config.model_id or f"{base.config.id}-{config.out.name}", revision=config.revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,16 +135,16 @@ class _Loop:
     config: FinetuneConfig
     accelerator: Accelerator
     frames: Frames
-    target: CheckpointConfig
+    lessons: Lessons
+    chunk_length: int
 
-    def run(self, lesson: _Lesson, identity: dict[str, Any], report: Callable[[int, float], None] | None) -> Run:
+    def run(self, identity: dict[str, Any], report: Callable[[int, float], None] | None) -> Run:
         """Train, and return the run at its end."""
-        config, accelerator = self.config, self.accelerator
+        config, accelerator, lesson = self.config, self.accelerator, self.lessons.module
         trained = [value for value in lesson.parameters() if value.requires_grad]
         optimizer: Any = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
         model, optimizer = accelerator.prepare(lesson, optimizer)
         weights = self._weights()
-        words = torch.from_numpy(self.target.tokenizer(self.frames.instructions))
         with accelerator.main_process_first():
             whole = {**identity, "processes": accelerator.num_processes}
             run = Run(folder=config.out, identity=whole, claims=accelerator.is_main_process)
@@ -188,7 +157,7 @@ class _Loop:
             rate = cosine_rate(config.learning_rate, run.step, config.steps, warmup=config.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = self._step(model, optimizer, run.step, weights, words)
+            loss = self._step(model, optimizer, run.step, weights)
             run.step, run.seconds = run.step + 1, time.monotonic() - started
             self._keep(run, model, optimizer, loss, rate)
             if report is not None and accelerator.is_main_process:
@@ -199,22 +168,15 @@ class _Loop:
         config = self.config
         if config.weights is None:
             return np.ones(len(self.frames.state), np.float32)
-        length = self.target.network.chunk_length
-        return frame_weights(config.weights, config.data, self.frames, chunk_length=length)
+        return frame_weights(config.weights, config.data, self.frames, chunk_length=self.chunk_length)
 
-    def _step(self, model: Any, optimizer: Any, step: int, weights: NDArray[np.float32], words: Tensor) -> float:
-        config, target, device = self.config, self.target, self.accelerator.device
+    def _step(self, model: Any, optimizer: Any, step: int, weights: NDArray[np.float32]) -> float:
+        config, device = self.config, self.accelerator.device
         random = np.random.default_rng([config.seed, step, self.accelerator.process_index])
         noise = torch.Generator().manual_seed(int(random.integers(2**62)))
         torch.manual_seed(int(random.integers(2**62)))  # dropout
         chosen = random.integers(0, len(self.frames.state), config.batch)
-        seen = torch.from_numpy(self.frames.images[chosen])
-        images = augment(seen, random, shift=config.shift, brightness=config.brightness)
-        state = torch.from_numpy(target.state_normalizer.normalize(self.frames.state[chosen]))
-        state = state + config.state_noise * torch.randn(state.shape, generator=noise)
-        rows = self.frames.chunks(chosen, target.network.chunk_length)
-        chunk = torch.from_numpy(target.action_normalizer.normalize(rows))
-        told = (images, state, words[self.frames.instruction[chosen]], chunk, torch.from_numpy(weights[chosen]))
+        told = self.lessons.batch(chosen, torch.from_numpy(weights[chosen]), random, noise)
         loss = model(*(part.to(device) for part in told), noise)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"loss: {loss.item()} is not finite; a lower learning rate may help")
@@ -234,21 +196,19 @@ class _Loop:
                 run.write(state)
 
 
-def _write(config: FinetuneConfig, trainable: Trainable, target: CheckpointConfig, base_hash: str, run: Run) -> None:
-    base_config, _, _ = load_checkpoint(checkpoint_folder(config.base))
-    base = base_of(base_config, base_hash)
+def _write(config: FinetuneConfig, trainable: Trainable, target: PolicyConfig, base: PolicyBase, run: Run) -> None:
+    of = base_of(base.config, base.content_hash)
     card = (
-        f"# {target.id}\n\nMade of {base.id} revision {base.revision} ({base_hash[:12]}) by `{config.method}`: "
+        f"# {target.id}\n\nMade of {of.id} revision {of.revision} ({of.content_hash[:12]}) by `{config.method}`: "
         f"{trainable.trained:,} weights, {100 * trainable.share:.2f} % of the base's {trainable.total:,}, trained for "
         f"{run.step} steps of {config.batch} in {run.seconds / 60:.1f} minutes. Not evaluated yet.\n"
     )
     facts = {"trained": trainable.trained, "base": trainable.total, "share": trainable.share, "steps": run.step}
     (config.out / "report.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
     if trainable.peft is None:
-        network: Any = trainable.network
-        save_checkpoint(config.out / "checkpoint", target, network.cpu(), card=card)
+        base.save(config.out / "checkpoint", target, card=card)
         return
-    write_adapter(trainable.peft, config.out / "adapter", config=target, base=base, revision=config.revision, card=card)
+    write_adapter(trainable.peft, config.out / "adapter", config=target, base=of, revision=config.revision, card=card)
 
 
 def _identity(config: FinetuneConfig) -> dict[str, Any]:

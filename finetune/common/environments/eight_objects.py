@@ -1,8 +1,8 @@
 """Eight objects on a circle, one to be put in a hole: a context that is wrong at first, and must be trusted after.
 
-The named object is not the one that pays, the named hole is. No single context level does for both: the other object is
-found where the name counts for little, and the hole is met where its place counts in full (TMRL, arXiv 2605.12236,
-on why the level is chosen anew at each decision).
+The named object is not the right one, the named hole is. Where the name counts for little another object is found, and
+where its place counts in full the hole is met: by itself, no single context level does both (TMRL, arXiv 2605.12236, on
+why the level is chosen anew at each decision).
 """
 
 from __future__ import annotations

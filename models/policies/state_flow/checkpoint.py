@@ -50,6 +50,12 @@ class StatePolicyConfig:
     denoising: FlowSteps | DiffusionSteps = field(default_factory=FlowSteps)
     format: Literal["roboserve-state-flow-1"] = FORMAT
 
+    @property
+    def action_normalizer(self) -> Normalizer:
+        """That of actions, which changes nothing."""
+        size = self.network.action_size
+        return Normalizer(mean=(0.0,) * size, std=(1.0,) * size)
+
     def normalize(self, state: Tensor) -> Tensor:
         """Return states (B, S) in the scale that the network reads."""
         mean = state.new_tensor(self.state_normalizer.mean)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from models.folders import checkpoint_folder
+from models.policies.adapters import Base
 from models.policies.contract import ActionChunk, PolicySpec
 from models.policies.flow_vla.flow import integrate
+from models.policies.state_flow.adapters import StateAdapters
 from models.policies.state_flow.checkpoint import StatePolicyConfig, load_state_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from models.policies.chunk_field import ChunkField
     from models.policies.contract import ActItem, ActOptions, Observation
     from models.policies.flow_vla.head import HeadPolicyConfig
+    from models.policies.low_rank import FittedAdapter
 
 
 class SteerableFlow:
@@ -59,7 +63,6 @@ class SteerableFlow:
         """Return the contract of a policy that acts on this one's behalf."""
         return self.config.spec(self.content_hash, control_hz=control_hz, integration_steps=self.steps)
 
-    @torch.no_grad()
     def steer(
         self,
         states: NDArray[np.float32],
@@ -77,16 +80,25 @@ class SteerableFlow:
             steps: Euler steps, if others than its own.
         """
         seen = self.config.normalize(self._there(states))
+        return self.steer_seen(seen, noise=noise, level=level, context_noise=context_noise, steps=steps or self.steps)
+
+    @torch.no_grad()
+    def steer_seen(
+        self,
+        seen: Tensor,
+        *,
+        noise: NDArray[np.float32],
+        level: NDArray[np.float32],
+        context_noise: NDArray[np.float32],
+        steps: int,
+    ) -> NDArray[np.float32]:
+        """Return what `steer` does of states as the network reads them, (N, S)."""
         network = self.network
         if self.context_size:
             prefix = network.encode(seen, level=self._there(level), context_noise=self._there(context_noise))
         else:
             prefix = network.encode(seen)
-        ends = integrate(
-            lambda moving, time: network.velocity(prefix, moving, time),
-            self._there(noise),
-            steps=steps or self.steps,
-        )
+        ends = integrate(lambda moving, time: network.velocity(prefix, moving, time), self._there(noise), steps=steps)
         chunks: NDArray[np.float32] = self.config.restore(ends).cpu().numpy()
         return chunks
 
@@ -106,12 +118,17 @@ class StateFlowPolicy:
             integration_steps: Euler steps of a request that names none.
             control_hz: rate at which rows are meant to be played.
             threads: CPU threads of the whole process; None leaves PyTorch's setting.
+            adapters: folder of adapters by name, as `python -m finetune.lora train` makes them; looked at again every
+                `adapters_poll_s` seconds. `adapters_in_memory`: beyond it the one asked for longest ago is dropped.
         """
 
         checkpoint: str
         integration_steps: int = 10
         control_hz: float = 20.0
         threads: int | None = None
+        adapters: str | None = None
+        adapters_in_memory: int = 64
+        adapters_poll_s: float = 1.0
 
     def __init__(self, config: Config) -> None:
         """Load the checkpoint.
@@ -124,12 +141,32 @@ class StateFlowPolicy:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self._flow = SteerableFlow(loaded, network, content_hash, steps=config.integration_steps)
-        self._spec = self._flow.spec(control_hz=config.control_hz)
+        spec = self._flow.spec(control_hz=config.control_hz)
+        self._spec = replace(spec, adapters="none" if config.adapters is None else "mixed")
+        self._adapters: StateAdapters | None = None
+        if config.adapters is not None:
+            self._adapters = StateAdapters(
+                config.adapters,
+                network,
+                Base(id=loaded.id, revision=loaded.revision, content_hash=content_hash),
+                most=config.adapters_in_memory,
+                poll_s=config.adapters_poll_s,
+            )
 
     @property
     def spec(self) -> PolicySpec:
         """What it wants and gives."""
         return self._spec
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Names of the adapters that may be asked for now, to their content hashes."""
+        return {} if self._adapters is None else self._adapters.known
+
+    @property
+    def refused_adapters(self) -> Mapping[str, str]:
+        """Names of the adapters that cannot be served, to the reason."""
+        return {} if self._adapters is None else self._adapters.refused
 
     def act(self, items: Sequence[ActItem]) -> Sequence[ActionChunk]:
         """Return one chunk for each item; those with the same number of integration steps run as one batch.
@@ -138,35 +175,48 @@ class StateFlowPolicy:
             ValueError: naming the option or field that cannot be used.
         """
         drawn = [self._draw(item) for item in items]
+        adapters = [None] * len(items) if self._adapters is None else self._adapters.get([i.adapter for i in items])
         chunks: list[ActionChunk | None] = [None] * len(items)
-        states = np.stack([item.observation.state for item in items])
-        shown = self._flow.look(states)
+        seen = self._seen(items, adapters)
         wanted = [item.options.integration_steps or self._flow.steps for item in items]
         for steps in sorted(set(wanted)):
             rows = [index for index, own in enumerate(wanted) if own == steps]
-            model = self._flow.steer(
-                states[rows],
-                noise=np.stack([drawn[index].noise for index in rows]),
-                level=np.array([drawn[index].level for index in rows], np.float32),
-                context_noise=np.stack([drawn[index].context_noise for index in rows]),
-                steps=steps,
-            )
+            with nullcontext() if self._adapters is None else self._adapters.mixing([adapters[row] for row in rows]):
+                model = self._flow.steer_seen(
+                    torch.from_numpy(seen[rows]),
+                    noise=np.stack([drawn[index].noise for index in rows]),
+                    level=np.array([drawn[index].level for index in rows], np.float32),
+                    context_noise=np.stack([drawn[index].context_noise for index in rows]),
+                    steps=steps,
+                )
             for index, raw in zip(rows, model, strict=True):
+                adapter = adapters[index]
                 chunks[index] = ActionChunk(
                     actions=np.clip(raw, -1.0, 1.0),
                     model_actions=raw,
                     seed=drawn[index].seed,
                     context_level=drawn[index].level if self._flow.context_size else None,
-                    summary=shown[index] if items[index].options.return_summary else None,
+                    adapter_hash=None if adapter is None else adapter.content_hash,
+                    summary=seen[index] if items[index].options.return_summary else None,
                 )
         return [chunk for chunk in chunks if chunk is not None]
 
     def reset(self, session: str) -> None:
         """Do nothing: no request depends on an earlier one."""
 
+    def _seen(self, items: Sequence[ActItem], adapters: Sequence[FittedAdapter | None]) -> NDArray[np.float32]:
+        """Return states (N, S) in the scale that the network, or an item's adapter, was trained with."""
+        seen = self._flow.look(np.stack([item.observation.state for item in items]))
+        for row, (item, adapter) in enumerate(zip(items, adapters, strict=True)):
+            if adapter is not None:
+                seen[row] = adapter.facts.state.normalize(item.observation.state)
+        return seen
+
     def _draw(self, item: ActItem) -> _Drawn:
         options, spec = item.options, self._spec
-        _check(options, spec, adapter=item.adapter)
+        if item.adapter is not None and self._adapters is None:
+            raise ValueError(f"adapter: {item.adapter!r}, this policy has none")
+        _check(options, spec)
         if item.observation.state.shape != (spec.state.size,):
             raise ValueError(f"state: shape {item.observation.state.shape}, needs ({spec.state.size},)")
         whole = options.noise is not None and (options.context_noise is not None or not options.context_level)
@@ -190,9 +240,7 @@ class _Drawn:
     seed: int | None
 
 
-def _check(options: ActOptions, spec: PolicySpec, *, adapter: str | None) -> None:
-    if adapter is not None:
-        raise ValueError(f"adapter: {adapter!r}, this policy has none")
+def _check(options: ActOptions, spec: PolicySpec) -> None:
     if options.leftover is not None:
         raise ValueError("leftover: this policy has no real-time chunking")
     if options.integration_steps is not None and not 1 <= options.integration_steps <= 100:
