@@ -12,8 +12,12 @@ from torch import nn
 from finetune.bc.frames import load_frames
 from finetune.csp.train import smoothed_loss
 from models.policies.normalizer import Normalizer
-from models.policies.state_flow.adapters import require_plain_actions
-from models.policies.state_flow.checkpoint import StatePolicyConfig, load_state_policy, save_state_policy
+from models.policies.state_flow.checkpoint import (
+    StatePolicyConfig,
+    load_state_policy,
+    require_plain_actions,
+    save_state_policy,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

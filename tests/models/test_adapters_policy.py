@@ -83,7 +83,7 @@ def test_no_more_adapters_stay_in_memory_than_may_and_the_one_asked_for_longest_
     base: Path, made: Path
 ) -> None:
     policy = opened(base, made, adapters_in_memory=2)
-    folder = policy._adapters
+    folder = policy._adapters.folder
     assert folder is not None
     first = {name: actions(policy, 0, name) for name in ("one", "two")}
     assert folder.resident == ("one", "two")
@@ -99,7 +99,7 @@ def test_no_more_adapters_stay_in_memory_than_may_and_the_one_asked_for_longest_
 
 def test_a_changed_folder_takes_the_old_ones_place_and_a_broken_one_does_not(base: Path, tmp_path: Path) -> None:
     policy = opened(base, tmp_path)
-    folder = policy._adapters
+    folder = policy._adapters.folder
     assert folder is not None
     assert not policy.adapters
     make_adapter(tmp_path / "door", base, seed=1)
@@ -131,7 +131,7 @@ def test_a_changed_folder_takes_the_old_ones_place_and_a_broken_one_does_not(bas
 def test_memory_stays_flat_over_a_hundred_swaps(base: Path, tmp_path: Path) -> None:
     versions = [make_adapter(tmp_path / "made" / str(seed), base, seed=seed) for seed in (1, 2)]
     policy = opened(base, tmp_path / "served")
-    folder = policy._adapters
+    folder = policy._adapters.folder
     assert folder is not None
     seen, alive = set(), weakref.WeakSet()
     for swap in range(100):

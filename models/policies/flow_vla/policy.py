@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from models.folders import checkpoint_folder
-from models.policies.adapter_folder import AdapterFolder
-from models.policies.adapters import Base, read_adapter
+from models.policies.adapters import Base
 from models.policies.contract import ActionChunk, PolicySpec
 from models.policies.flow_vla.checkpoint import load_checkpoint
 from models.policies.flow_vla.flow import Guidance, integrate
 from models.policies.flow_vla.head import ActionHead
 from models.policies.flow_vla.rtc import prefix_weights
-from models.policies.low_rank import LowRankMixer
+from models.policies.served_adapters import ServedAdapters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,17 +86,15 @@ class FlowVLAPolicy:
         self._network = network.to(device=self._device, dtype=self._dtype).requires_grad_(requires_grad=False)
         self._head = ActionHead(self._network)
         self._steps = config.integration_steps or self._config.inference.integration_steps
+        self._adapters = ServedAdapters(
+            config.adapters,
+            self._network,
+            Base(id=self._config.id, revision=self._config.revision, content_hash=content_hash),
+            most=config.adapters_in_memory,
+            poll_s=config.adapters_poll_s,
+        )
         spec = self._config.spec(content_hash, context_size=network.context_size)
-        self._spec = replace(spec, adapters="none" if config.adapters is None else "mixed")
-        self._adapters: AdapterFolder | None = None
-        if config.adapters is not None:
-            self._mixer = LowRankMixer(self._network)
-            self._adapters = AdapterFolder(
-                Path(config.adapters),
-                self._read_adapter,
-                most=config.adapters_in_memory,
-                poll_s=config.adapters_poll_s,
-            )
+        self._spec = replace(spec, adapters=self._adapters.how)
 
     @property
     def spec(self) -> PolicySpec:
@@ -109,12 +104,12 @@ class FlowVLAPolicy:
     @property
     def adapters(self) -> Mapping[str, str]:
         """Names of the adapters that may be asked for now, to their content hashes."""
-        return {} if self._adapters is None else self._adapters.known
+        return self._adapters.known
 
     @property
     def refused_adapters(self) -> Mapping[str, str]:
         """Names of the adapters that cannot be served, to the reason."""
-        return {} if self._adapters is None else self._adapters.refused
+        return self._adapters.refused
 
     def act(self, items: Sequence[ActItem]) -> Sequence[ActionChunk]:
         """Return one chunk for each item; images arrive in the size of the spec.
@@ -137,9 +132,9 @@ class FlowVLAPolicy:
         """Do nothing: no request depends on an earlier one."""
 
     def _run(self, items: Sequence[ActItem], steps: int) -> list[ActionChunk]:
-        guidance, adapters = self._guidance(items), self._adapters_of(items)
+        guidance, adapters = self._guidance(items), self._adapters.get([item.adapter for item in items])
         # the guided field needs gradients, which tensors made in inference mode refuse to give
-        with torch.no_grad() if guidance is not None else torch.inference_mode(), self._mixing(adapters):
+        with torch.no_grad() if guidance is not None else torch.inference_mode(), self._adapters.mixing(adapters):
             drawn = self._draw(items)
             features = self._features(items, adapters)
             prefix = self._encode(features, items, drawn)
@@ -169,20 +164,6 @@ class FlowVLAPolicy:
             )
             for row, raw, seed, level, adapter, summary in rows
         ]
-
-    def _read_adapter(self, folder: Path) -> FittedAdapter:
-        spec = self._spec
-        base = Base(id=spec.id, revision=spec.revision, content_hash=spec.content_hash)
-        return self._mixer.fit(read_adapter(folder, base=base))
-
-    def _adapters_of(self, items: Sequence[ActItem]) -> list[FittedAdapter | None]:
-        """Return the versions that answer these items, whatever takes their place meanwhile."""
-        if self._adapters is None:
-            return [None] * len(items)
-        return [None if item.adapter is None else self._adapters.get(item.adapter) for item in items]
-
-    def _mixing(self, adapters: Sequence[FittedAdapter | None]) -> AbstractContextManager[None]:
-        return nullcontext() if self._adapters is None else self._mixer.mixing(adapters)
 
     def _features(self, items: Sequence[ActItem], adapters: Sequence[FittedAdapter | None]) -> Tensor:
         pixels = np.stack(
@@ -251,8 +232,7 @@ class FlowVLAPolicy:
 
     def _check(self, item: ActItem) -> None:
         options, spec = item.options, self._spec
-        if item.adapter is not None and self._adapters is None:
-            raise ValueError(f"adapter: {item.adapter!r}, this policy has none")
+        self._adapters.require(item.adapter)
         if options.integration_steps is not None and not 1 <= options.integration_steps <= 100:
             raise ValueError(f"integration_steps: {options.integration_steps}, must be 1 to 100")
         if options.seed is not None and not 0 <= options.seed < 2**63:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from models.policies.adapters import AdapterFacts
+
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT: Literal["roboserve-state-flow-1"] = "roboserve-state-flow-1"
 _BEYOND = 1e6
@@ -139,3 +141,13 @@ def normalizer(states: Tensor) -> Normalizer:
     """Return mean and standard deviation of states (N, S); what hardly varies is not blown up."""
     mean, std = states.mean(dim=0), states.std(dim=0).clamp(min=1e-2)
     return Normalizer(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def require_plain_actions(facts: AdapterFacts) -> None:
+    """Check that an adapter leaves actions in the scale that state policies write them in.
+
+    Raises:
+        ValueError: it has statistics of actions of its own.
+    """
+    if any(facts.action.mean) or any(value != 1 for value in facts.action.std):
+        raise ValueError(f"adapter: {facts.id} scales actions, and those of a state policy are as they are")

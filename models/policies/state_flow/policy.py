@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,8 @@ from models.folders import checkpoint_folder
 from models.policies.adapters import Base
 from models.policies.contract import ActionChunk, PolicySpec
 from models.policies.flow_vla.flow import integrate
-from models.policies.state_flow.adapters import StateAdapters
-from models.policies.state_flow.checkpoint import StatePolicyConfig, load_state_policy
+from models.policies.served_adapters import ServedAdapters
+from models.policies.state_flow.checkpoint import StatePolicyConfig, load_state_policy, require_plain_actions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -141,17 +140,15 @@ class StateFlowPolicy:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self._flow = SteerableFlow(loaded, network, content_hash, steps=config.integration_steps)
-        spec = self._flow.spec(control_hz=config.control_hz)
-        self._spec = replace(spec, adapters="none" if config.adapters is None else "mixed")
-        self._adapters: StateAdapters | None = None
-        if config.adapters is not None:
-            self._adapters = StateAdapters(
-                config.adapters,
-                network,
-                Base(id=loaded.id, revision=loaded.revision, content_hash=content_hash),
-                most=config.adapters_in_memory,
-                poll_s=config.adapters_poll_s,
-            )
+        self._adapters = ServedAdapters(
+            config.adapters,
+            network,
+            Base(id=loaded.id, revision=loaded.revision, content_hash=content_hash),
+            most=config.adapters_in_memory,
+            poll_s=config.adapters_poll_s,
+            check=require_plain_actions,
+        )
+        self._spec = replace(self._flow.spec(control_hz=config.control_hz), adapters=self._adapters.how)
 
     @property
     def spec(self) -> PolicySpec:
@@ -161,12 +158,12 @@ class StateFlowPolicy:
     @property
     def adapters(self) -> Mapping[str, str]:
         """Names of the adapters that may be asked for now, to their content hashes."""
-        return {} if self._adapters is None else self._adapters.known
+        return self._adapters.known
 
     @property
     def refused_adapters(self) -> Mapping[str, str]:
         """Names of the adapters that cannot be served, to the reason."""
-        return {} if self._adapters is None else self._adapters.refused
+        return self._adapters.refused
 
     def act(self, items: Sequence[ActItem]) -> Sequence[ActionChunk]:
         """Return one chunk for each item; those with the same number of integration steps run as one batch.
@@ -175,13 +172,13 @@ class StateFlowPolicy:
             ValueError: naming the option or field that cannot be used.
         """
         drawn = [self._draw(item) for item in items]
-        adapters = [None] * len(items) if self._adapters is None else self._adapters.get([i.adapter for i in items])
+        adapters = self._adapters.get([item.adapter for item in items])
         chunks: list[ActionChunk | None] = [None] * len(items)
         seen = self._seen(items, adapters)
         wanted = [item.options.integration_steps or self._flow.steps for item in items]
         for steps in sorted(set(wanted)):
             rows = [index for index, own in enumerate(wanted) if own == steps]
-            with nullcontext() if self._adapters is None else self._adapters.mixing([adapters[row] for row in rows]):
+            with self._adapters.mixing([adapters[row] for row in rows]):
                 model = self._flow.steer_seen(
                     torch.from_numpy(seen[rows]),
                     noise=np.stack([drawn[index].noise for index in rows]),
@@ -214,8 +211,7 @@ class StateFlowPolicy:
 
     def _draw(self, item: ActItem) -> _Drawn:
         options, spec = item.options, self._spec
-        if item.adapter is not None and self._adapters is None:
-            raise ValueError(f"adapter: {item.adapter!r}, this policy has none")
+        self._adapters.require(item.adapter)
         _check(options, spec)
         if item.observation.state.shape != (spec.state.size,):
             raise ValueError(f"state: shape {item.observation.state.shape}, needs ({spec.state.size},)")
