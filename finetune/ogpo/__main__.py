@@ -41,6 +41,9 @@ def train(
     ] = "matched",
     last: Annotated[int, typer.Option(help="Steps from the end that are scored; 0 is all.")] = 0,
     updates: Annotated[float, typer.Option(help="For each step; 0 keeps the settings'.")] = 0.0,
+    capacity: Annotated[
+        int, typer.Option(help="Steps that are kept, the oldest forgotten first; 0 keeps the settings'.", min=0)
+    ] = 0,
     execute: options.ExecuteOption = 0,
     learning_rate: Annotated[
         float, typer.Option(help="Of the policy; 0 keeps the settings', which is much for the head of a VLA.", min=0)
@@ -91,6 +94,8 @@ def train(
         method = replace(method, learning_rate=learning_rate)
     if updates:
         method = replace(method, experience=replace(method.experience, updates=updates))
+    if capacity:
+        method = replace(method, experience=replace(method.experience, capacity=capacity))
     paid = options.reward_config(
         reward=reward,
         server=server,
