@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from models.folders import checkpoint_folder
+from models.policies.flow_vla.checkpoint import load_checkpoint
 from models.policies.flow_vla.head import is_vla
+from models.policies.state_flow.checkpoint import load_state_policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,13 +95,17 @@ def load_base(source: str) -> PolicyBase:
     """Return what is in a checkpoint folder, or "zoo:NAME".
 
     Raises:
-        FileNotFoundError, ValueError: it cannot be read, or is of no kind that can be finetuned.
+        FileNotFoundError, ValueError: see `load_checkpoint` and `load_state_policy`.
     """
     from finetune.lora.state_base import StateBase
     from finetune.lora.vla_base import VlaBase
 
     folder = checkpoint_folder(source)
-    return VlaBase.load(folder) if is_vla(folder) else StateBase.load(folder)
+    if is_vla(folder):
+        vla, whole, vla_hash = load_checkpoint(folder)
+        return VlaBase(config=vla, network=whole, content_hash=vla_hash)
+    config, network, content_hash = load_state_policy(folder)
+    return StateBase(config=config, network=network, content_hash=content_hash)
 
 
 def named(config: PolicyConfig, *, name: str, revision: str) -> PolicyConfig:

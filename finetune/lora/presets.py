@@ -48,7 +48,7 @@ _LANGUAGE = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "do
 
 PRESETS: Mapping[str, Preset] = {
     "embedded": Preset(
-        model="metaworld-flow and other flow VLAs of this project",
+        model="metaworld-flow, other flow VLAs and policies on states of this project",
         targets="all-linear",
         rank=8,
         alpha=16,

@@ -14,7 +14,6 @@ from finetune.csp.train import smoothed_loss
 from models.policies.normalizer import Normalizer
 from models.policies.state_flow.checkpoint import (
     StatePolicyConfig,
-    load_state_policy,
     require_plain_actions,
     save_state_policy,
 )
@@ -40,16 +39,6 @@ class StateBase:
     config: StatePolicyConfig
     network: StateFlowNetwork
     content_hash: str
-
-    @classmethod
-    def load(cls, folder: Path) -> StateBase:
-        """Read a checkpoint folder.
-
-        Raises:
-            FileNotFoundError, ValueError: see `load_state_policy`.
-        """
-        config, network, content_hash = load_state_policy(folder)
-        return cls(config=config, network=network, content_hash=content_hash)
 
     def frames(self, data: Sequence[Path], cache: Path) -> Frames:
         """Return frames without images; cameras that a dataset has are left alone.

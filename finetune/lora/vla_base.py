@@ -10,7 +10,7 @@ from torch import nn
 
 from finetune.bc.frames import load_frames
 from finetune.bc.train import augment
-from models.policies.flow_vla.checkpoint import CheckpointConfig, load_checkpoint, save_checkpoint
+from models.policies.flow_vla.checkpoint import CheckpointConfig, save_checkpoint
 from models.policies.flow_vla.flow import flow_loss
 from models.policies.normalizer import Normalizer
 
@@ -37,16 +37,6 @@ class VlaBase:
     config: CheckpointConfig
     network: FlowVLANetwork
     content_hash: str
-
-    @classmethod
-    def load(cls, folder: Path) -> VlaBase:
-        """Read a checkpoint folder.
-
-        Raises:
-            FileNotFoundError, ValueError: see `load_checkpoint`.
-        """
-        config, network, content_hash = load_checkpoint(folder)
-        return cls(config=config, network=network, content_hash=content_hash)
 
     def frames(self, data: Sequence[Path], cache: Path) -> Frames:
         """Return frames with images in the network's size.

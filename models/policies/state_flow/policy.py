@@ -69,17 +69,15 @@ class SteerableFlow:
         noise: NDArray[np.float32],
         level: NDArray[np.float32],
         context_noise: NDArray[np.float32],
-        steps: int | None = None,
     ) -> NDArray[np.float32]:
         """Return chunks float32 (N, H, A), not yet cut to [-1, 1].
 
         Args:
             states: (N, S), as the environment gives them. `noise`: (N, H, A).
             level: (N,), 0 to 1; `context_noise`: (N, C). Neither is looked at by a policy without context.
-            steps: Euler steps, if others than its own.
         """
         seen = self.config.normalize(self._there(states))
-        return self.steer_seen(seen, noise=noise, level=level, context_noise=context_noise, steps=steps or self.steps)
+        return self.steer_seen(seen, noise=noise, level=level, context_noise=context_noise, steps=self.steps)
 
     @torch.no_grad()
     def steer_seen(
